@@ -1,0 +1,144 @@
+package lease
+
+// The statements in the order of a lease's life. The schema's name is put in once, in New. All of them
+// run READ COMMITTED: PostgreSQL then checks each predicate again on the locked row's newest version.
+
+// claimSQL takes leases on due records and says which of their events wait; no payloads, so that the
+// answer is small and the server never waits for a frozen relay's socket inside the transaction.
+//
+//   - due locks rows in the order of the queue, passing over rows that others are claiming. Every
+//     predicate is on the locked row.
+//   - taken joins by id: joined by ctid it would hand out events without a lease. Suspects stay, they are
+//     claimed alone.
+//   - share is a fair part of the limits for each record; first_pass reads only what returning gave.
+//   - rest is what the others left, for the records that have more.
+//
+// $1 records, $2 token, $3 lease, $4 instance, $5 events, $6 bytes.
+const claimSQL = `
+with due as materialized (
+  select id, claims, token is not null as stale
+    from baton.record
+   where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp())
+   order by ready_at
+   limit $1
+     for update skip locked),
+taken as (
+  update baton.record r
+     set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
+    from due
+   where r.id = due.id and due.claims < 2
+  returning r.id, r.next_position, r.attempts, due.claims, due.stale),
+` + claimedEventsSQL
+
+// claimAloneSQL takes the lease of one suspect, the oldest due. Suspects are stale, hence at the left
+// edge of the index.
+const claimAloneSQL = `
+with due as materialized (
+  select id, claims, token is not null as stale
+    from baton.record
+   where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp()) and claims >= 2
+   order by ready_at
+   limit least($1, 1)
+     for update skip locked),
+taken as (
+  update baton.record r
+     set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
+    from due
+   where r.id = due.id
+  returning r.id, r.next_position, r.attempts, due.claims, due.stale),
+` + claimedEventsSQL
+
+const claimedEventsSQL = `
+share as materialized (
+  select greatest(1, $5::int / greatest(1, count(*))) as events, greatest(1, $6::bigint / greatest(1, count(*))) as bytes from taken),
+first_pass as materialized (
+  select t.id, t.next_position, t.attempts, t.claims, t.stale, e.first, e.last, coalesce(e.bytes, 0) as bytes, e.n,
+         e.n = share.events or e.more as hungry
+    from taken t cross join share
+    left join lateral (
+      select min(position) as first, max(position) filter (where upto <= share.bytes or nth = 1) as last,
+             sum(bytes) filter (where upto <= share.bytes or nth = 1) as bytes,
+             count(*) filter (where upto <= share.bytes or nth = 1) as n,
+             bool_or(upto > share.bytes and nth > 1) as more
+        from (select position, bytes, sum(bytes) over w as upto, row_number() over w as nth
+                from baton.event
+               where record = t.id and position >= t.next_position
+              window w as (order by position rows unbounded preceding)
+               order by position
+               limit share.events) f) e on true),
+rest as materialized (
+  select ($5::int - sum(n)) / count(*) filter (where hungry) as events, ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
+    from first_pass having count(*) filter (where hungry) > 0)
+select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first, coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0),
+       (select g.position from baton.gap g where g.record = p.id)
+  from (select count(*) filter (where claims >= 2) > 0 as suspects from due) s
+  left join first_pass p on true
+  left join rest on p.hungry and rest.events > 0 and rest.bytes > 0
+  left join lateral (
+    select max(position) as last, sum(bytes) as bytes
+      from (select position, bytes, sum(bytes) over (order by position rows unbounded preceding) as upto
+              from baton.event
+             where record = p.id and position > p.last
+             order by position
+             limit rest.events) f
+     where upto <= rest.bytes) more on rest.events is not null`
+
+// extendSQL prolongs leases that are still alive: one that ran out may be in other hands' statement
+// already. One row lock each, by primary key. $1 ids, $2 tokens, $3 lease.
+const extendSQL = `
+update baton.record r
+   set locked_until = clock_timestamp() + $3::interval
+  from unnest($1::bigint[], $2::bigint[]) a(i, t)
+ where r.id = a.i and r.token = a.t and r.locked_until > clock_timestamp()
+returning r.id, r.token`
+
+// releaseSQL ends leases with work left. The rows are locked first, in the order of their ids and
+// without waiting, so that one row which somebody else holds keeps none of the others back; what is
+// left out comes back as busy or lost. Parked stays parked.
+//
+// $1 ids, $2 tokens, $3 stored, $4 delays in milliseconds, $5 attempts, $6 park, $7 errors.
+const releaseSQL = `
+with asked as materialized (
+  select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::boolean[], $7::text[])
+    a(id, token, stored, delay, attempts, park, err)),
+mine as materialized (
+  select r.id from baton.record r join asked a on r.id = a.id and r.token = a.token
+   order by r.id for update of r skip locked),
+released as (
+  update baton.record r
+     set next_position = greatest(r.next_position, a.stored + 1),
+         locked_until = '-infinity', token = null, locked_by = null, claims = 0, empties = 0,
+         attempts = a.attempts, last_error = coalesce(nullif(a.err, ''), r.last_error),
+         ready_at = case when a.park or r.ready_at = 'infinity' then 'infinity'
+                         else clock_timestamp() + a.delay * interval '1 ms' end
+    from mine join asked a using (id)
+   where r.id = mine.id and r.token = a.token
+  returning r.id)
+select a.id, a.token, exists (select from baton.record r where r.id = a.id and r.token = a.token)
+  from asked a where not exists (select from released where released.id = a.id)`
+
+// ackSQL is the function of the same name: three statements with a snapshot each. $4 careful.
+const ackSQL = `select id, token, busy from baton.ack($1::bigint[], $2::bigint[], $3::bigint[], $4)`
+
+// abandonSQL releases whatever a claim took whose answer was lost with its connection. The token is in
+// no index: it walks the due records, once after such a loss. $1 token.
+const abandonSQL = `
+update baton.record
+   set locked_until = '-infinity', token = null, locked_by = null, claims = claims - 1
+ where token = $1 and ready_at <= clock_timestamp()`
+
+// boundsSQL bounds a transaction of ours from within, since a pooler may not pass a session's settings.
+// $1 is synchronous_commit.
+const boundsSQL = `
+select set_config('statement_timeout', '2s', true), set_config('lock_timeout', '500ms', true),
+       set_config('idle_in_transaction_session_timeout', '2s', true), set_config('synchronous_commit', $1, true)`
+
+const beginSQL = `begin isolation level read committed read write`
+
+// endStuckSQL ends sessions of relays of this role that have been in a transaction for too long: a
+// frozen relay must not hold rows that others wait for. $1 the bound, $2 how our sessions' application names begin.
+const endStuckSQL = `
+select count(*) filter (where pg_terminate_backend(pid))
+  from pg_stat_activity
+ where datname = current_database() and usename = current_user and pid <> pg_backend_pid()
+   and starts_with(application_name, $2) and xact_start < clock_timestamp() - $1::interval`

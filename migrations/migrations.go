@@ -1,0 +1,197 @@
+// Package migrations brings the outbox's schema into a database, and says whether a relay of this
+// build may run on what is there. Migrations go forward only, under one lock, each in a transaction
+// with a lock_timeout, and leave the version before able to run.
+package migrations
+
+import (
+	"context"
+	"database/sql"
+	"embed"
+	"errors"
+	"fmt"
+	"io/fs"
+	"regexp"
+	"strings"
+	"testing/fstest"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+// Version is the schema that this build was written for.
+const Version = 4
+
+// DefaultSchema is where the outbox lives unless a deployment says otherwise.
+const DefaultSchema = "baton"
+
+// serverVersionMin is PostgreSQL 14: SQL-standard function bodies and range scans by ctid.
+const serverVersionMin = 140000
+
+//go:embed sql/*.sql
+var files embed.FS
+
+// Options say where the schema goes and what it is for. The zero value is the default schema.
+type Options struct {
+	Schema string // an identifier: small letters, digits and '_', at most 63; "" is DefaultSchema
+	// Source and KafkaClusterID name what this outbox is published as, and to where; a relay that finds
+	// other ones stops. "" leaves what is stored.
+	Source         string
+	KafkaClusterID string
+	// Accept replaces a stored system identifier, source and cluster id that differ: this database is a
+	// copy that shall publish. It leaves an audit row.
+	Accept bool
+}
+
+// Applied is one migration and whether the database has it.
+type Applied struct {
+	Version int64  `json:"version"`
+	Name    string `json:"name"`
+	Done    bool   `json:"done"`
+}
+
+var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
+
+// CheckSchema refuses names that would need quoting beyond that of reserved words.
+func CheckSchema(name string) error {
+	if !schemaName.MatchString(name) || strings.HasPrefix(name, "pg_") {
+		return fmt.Errorf("migrations: schema %q: must be 1 to 63 small letters, digits or '_', not begin with a digit or pg_, for example %q",
+			name, DefaultSchema)
+	}
+	return nil
+}
+
+var qualifier = regexp.MustCompile(`\bbaton\.`)
+
+// InSchema puts a schema's quoted name where sql says baton. or 'baton'. The name must have passed CheckSchema.
+func InSchema(sql, schema string) string {
+	sql = qualifier.ReplaceAllLiteralString(sql, pgx.Identifier{schema}.Sanitize()+".")
+	sql = strings.ReplaceAll(sql, "schema baton ", "schema "+pgx.Identifier{schema}.Sanitize()+" ")
+	return strings.ReplaceAll(sql, "'baton'", "'"+schema+"'")
+}
+
+// Up applies what is missing. url must reach the server itself: the lock that keeps two migrators apart
+// belongs to a session, which a transaction-mode pooler shares out.
+func Up(ctx context.Context, url string, opts Options) error {
+	return withProvider(ctx, url, opts, func(conn *pgx.Conn, schema string, p *goose.Provider) error {
+		if _, err := p.Up(ctx); err != nil {
+			return fmt.Errorf("migrations: up: %w", err)
+		}
+		return identify(ctx, conn, schema, opts)
+	})
+}
+
+// Status lists the migrations of this build, oldest first.
+func Status(ctx context.Context, url string, opts Options) ([]Applied, error) {
+	var list []Applied
+	err := withProvider(ctx, url, opts, func(_ *pgx.Conn, _ string, p *goose.Provider) error {
+		status, err := p.Status(ctx)
+		if err != nil {
+			return fmt.Errorf("migrations: status: %w", err)
+		}
+		for _, s := range status {
+			list = append(list, Applied{Version: s.Source.Version, Name: s.Source.Path, Done: s.State == goose.StateApplied})
+		}
+		return nil
+	})
+	return list, err
+}
+
+func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.Conn, string, *goose.Provider) error) error {
+	schema := opts.Schema
+	if schema == "" {
+		schema = DefaultSchema
+	}
+	if err := CheckSchema(schema); err != nil {
+		return err
+	}
+	conn, err := connect(ctx, url, schema)
+	if err != nil {
+		return err
+	}
+	defer conn.Close(context.WithoutCancel(ctx))
+	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{schema}.Sanitize()); err != nil && !lacksRight(err) {
+		return fmt.Errorf("migrations: create schema %s: %w", schema, err)
+	}
+	db := stdlib.OpenDB(*conn.Config())
+	defer db.Close()
+	provider, err := newProvider(db, schema)
+	if err != nil {
+		return err
+	}
+	return use(conn, schema, provider)
+}
+
+func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
+	source, err := inSchema(schema)
+	if err != nil {
+		return nil, err
+	}
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 60))
+	if err != nil {
+		return nil, fmt.Errorf("migrations: lock: %w", err)
+	}
+	p, err := goose.NewProvider(goose.DialectPostgres, db, source,
+		goose.WithTableName("migration"), // in the schema: it alone is on the search_path
+		goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
+	if err != nil {
+		return nil, fmt.Errorf("migrations: %w", err)
+	}
+	return p, nil
+}
+
+// inSchema returns the embedded files with the schema's name in them.
+func inSchema(schema string) (fs.FS, error) {
+	out := fstest.MapFS{}
+	names, err := fs.Glob(files, "sql/*.sql")
+	if err != nil {
+		return nil, err
+	}
+	for _, name := range names {
+		text, err := files.ReadFile(name)
+		if err != nil {
+			return nil, err
+		}
+		out[strings.TrimPrefix(name, "sql/")] = &fstest.MapFile{Data: []byte(InSchema(string(text), schema))}
+	}
+	return out, nil
+}
+
+// connect refuses what migrations cannot run on: a pooler, a standby, an old server.
+func connect(ctx context.Context, url, schema string) (*pgx.Conn, error) {
+	config, err := pgx.ParseConfig(url)
+	if err != nil {
+		return nil, fmt.Errorf("migrations: database URL: %w", err)
+	}
+	config.DefaultQueryExecMode = pgx.QueryExecModeExec // until we know that there is no pooler
+	conn, err := pgx.ConnectConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("migrations: connect: %w", err)
+	}
+	var (
+		version, pid int
+		standby      bool
+	)
+	err = conn.QueryRow(ctx, `select current_setting('server_version_num')::int, pg_is_in_recovery(), pg_backend_pid()`).
+		Scan(&version, &standby, &pid)
+	switch {
+	case err != nil:
+		err = fmt.Errorf("migrations: look at the server: %w", err)
+	case uint32(pid) != conn.PgConn().PID():
+		err = errors.New("migrations: there is a pooler before the server, and the migrations' lock needs a session of its own: " +
+			"set BATON_DATABASE_DIRECT_URL to the server itself")
+	case standby:
+		err = errors.New("migrations: the server is a standby, which cannot be written: connect to the primary")
+	case version < serverVersionMin:
+		err = fmt.Errorf("migrations: the server is PostgreSQL %d, 14 or newer is needed", version/10000)
+	default:
+		_, err = conn.Exec(ctx, `select set_config('search_path', $1, false)`, schema)
+		config.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
+	}
+	if err != nil {
+		conn.Close(context.WithoutCancel(ctx))
+		return nil, err
+	}
+	return conn, nil
+}

@@ -1,0 +1,120 @@
+-- +goose Up
+set local lock_timeout = '2s';
+
+-- Ends leases whose events are stored up to lasts. Returns the leases that it did not end: busy ones
+-- (another session holds the row's lock; only looked for when careful) and lost ones.
+--
+-- Three statements with a snapshot each. The gate and the look for newer events in ONE statement would
+-- answer on a snapshot older than the gate, and strand the event of a writer that committed between.
+-- +goose StatementBegin
+create function baton.ack(ids bigint[], lasts bigint[], tokens bigint[], careful boolean default false)
+  returns table (id bigint, token bigint, busy boolean)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare
+  n int := cardinality(ids);
+  busy_ids bigint[] := '{}';
+  busy_tokens bigint[] := '{}';
+  free_ids bigint[];
+  free_lasts bigint[];
+  free_tokens bigint[];
+  gone bigint[];
+  kept bigint[];
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'baton: ack needs READ COMMITTED, this transaction is %', current_setting('transaction_isolation')
+      using errcode = 'invalid_transaction_state';
+  end if;
+
+  -- 0 an ack that would wait for a row leaves it for later: the rows that it locks here, it need not wait for
+  if careful then
+    with mine as materialized (
+      select r.id from baton.record r join unnest(ids, tokens) a(i, t) on r.id = a.i and r.token = a.t
+       order by r.id for update of r skip locked)
+    select array_agg(i), array_agg(t) into busy_ids, busy_tokens
+      from unnest(ids, tokens) a(i, t)
+     where exists (select from baton.record r where r.id = a.i and r.token = a.t)
+       and not exists (select from mine where mine.id = a.i);
+    select array_agg(i), array_agg(l), array_agg(t) into ids, lasts, tokens
+      from unnest(ids, lasts, tokens) a(i, l, t) where busy_ids is null or i <> all (busy_ids);
+  end if;
+
+  -- 1 of the records with nothing newer in sight, the gates that nobody holds
+  with seen as materialized (
+    select i, l, t from unnest(ids, lasts, tokens) a(i, l, t)
+     where not exists (select from baton.event e where e.record = a.i and e.position > a.l))
+  select array_agg(i), array_agg(l), array_agg(t) into free_ids, free_lasts, free_tokens
+    from seen where pg_try_advisory_xact_lock(i);
+
+  -- 2 drained, as seen by a snapshot newer than the gates: the row goes. A parked one stays
+  if free_ids is not null then
+    with deleted as (
+      delete from baton.record r using unnest(free_ids, free_lasts, free_tokens) a(i, l, t)
+       where r.id = a.i and r.token = a.t and r.ready_at < 'infinity'
+         and not exists (select from baton.event e where e.record = a.i and e.position > a.l)
+      returning r.id)
+    select array_agg(deleted.id) into gone from deleted;
+  end if;
+
+  -- 3 the others stay due, at the back of the queue; never backwards, whatever an operator did
+  -- meanwhile. A claim that saw no event backs off, 10 ms to 1 s, and costs nothing else
+  if coalesce(cardinality(gone), 0) < cardinality(ids) then
+    with moved as (
+      update baton.record r
+         set next_position = greatest(r.next_position, a.l + 1),
+             locked_until = '-infinity', token = null, locked_by = null, claims = 0,
+             attempts = case when a.l >= r.next_position then 0 else r.attempts end,
+             last_error = case when a.l >= r.next_position then null else r.last_error end,
+             empties = case when a.l >= r.next_position then 0 else r.empties + 1 end,
+             ready_at = case when r.ready_at = 'infinity' then r.ready_at
+                             when a.l >= r.next_position then clock_timestamp()
+                             else clock_timestamp() + least(1000, 10 * 2 ^ least(r.empties, 7)) * interval '1 ms' end
+        from unnest(ids, lasts, tokens) a(i, l, t)
+       where r.id = a.i and r.token = a.t
+      returning r.id)
+    select array_agg(moved.id) into kept from moved;
+  end if;
+
+  -- the event after a skipped one is stored: the gap has been told
+  if exists (select from baton.gap) then
+    delete from baton.gap g using unnest(ids, lasts) a(i, l)
+     where g.record = a.i and g.position < a.l and (a.i = any (gone) or a.i = any (kept));
+  end if;
+
+  if coalesce(cardinality(gone), 0) + coalesce(cardinality(kept), 0) < n then
+    return query
+      select i, t, true from unnest(busy_ids, busy_tokens) b(i, t)
+      union all
+      select i, t, false from unnest(ids, tokens) a(i, t) where i <> all (coalesce(gone, '{}') || coalesce(kept, '{}'));
+  end if;
+end $$;
+-- +goose StatementEnd
+
+-- Deletes published events that are older than keep, in the pages from first_page on, of which it
+-- looks at `pages`; returns how many it deleted and whether it looked past the end of the table. Reading by
+-- page costs the same whatever the backlog, and no index. An event at or past its record's
+-- next_position is never deleted; a record without a row has published everything.
+-- +goose StatementBegin
+create function baton.retain(keep interval, first_page bigint, pages int, out deleted bigint, out wrapped boolean)
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+begin
+  if current_setting('transaction_isolation') <> 'read committed' then
+    raise exception 'baton: retain needs READ COMMITTED' using errcode = 'invalid_transaction_state';
+  end if;
+  -- one instance at a time: the two-key space is apart from the gates
+  if not pg_try_advisory_xact_lock(hashtext('baton'), hashtext('retain')) then
+    deleted := -1;
+    return;
+  end if;
+  delete from baton.event e
+   where e.ctid >= format('(%s,0)', first_page)::tid
+     and e.ctid < format('(%s,0)', first_page + pages)::tid
+     and e.created_at < clock_timestamp() - keep
+     and not exists (select from baton.record r where r.id = e.record and r.next_position <= e.position);
+  get diagnostics deleted = row_count;
+  wrapped := (first_page + pages) * current_setting('block_size')::bigint >= pg_relation_size('baton.event');
+end $$;
+-- +goose StatementEnd
+
+revoke all on all functions in schema baton from public;

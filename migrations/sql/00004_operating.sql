@@ -1,0 +1,93 @@
+-- +goose Up
+set local lock_timeout = '2s';
+
+-- What operators may do to one record. Each takes the record's gate, so that no writer is between,
+-- gives the row a new token, which fences whoever holds a lease, and leaves an audit row.
+
+-- The position from which a record without a row would go on.
+-- +goose StatementBegin
+create function baton.first_unwritten(record bigint) returns bigint
+  language sql stable
+return (select coalesce(max(e.position), 0) + 1 from baton.event e where e.record = first_unwritten.record);
+-- +goose StatementEnd
+
+-- +goose StatementBegin
+create function baton.write_audit(action text, record_type text, record_key text, position bigint, reason text) returns void
+  language plpgsql
+  set search_path = pg_catalog, pg_temp as $$
+begin
+  if coalesce(reason, '') = '' then
+    raise exception 'baton: % needs a reason', action using errcode = 'invalid_parameter_value', column = 'reason';
+  end if;
+  insert into baton.audit (action, record_type, record_key, position, reason)
+  values (action, record_type, record_key, position, reason);
+end $$;
+-- +goose StatementEnd
+
+-- Stops a record where it is. New events wait behind.
+-- +goose StatementBegin
+create function baton.park(record_type text, record_key text, reason text) returns void
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare i bigint := baton.record_id(record_type, record_key);
+begin
+  perform pg_advisory_xact_lock(i);
+  insert into baton.record (id, next_position, ready_at, last_error)
+  values (i, baton.first_unwritten(i), 'infinity', 'parked by ' || session_user || ': ' || reason)
+  on conflict (id) do update
+    set ready_at = 'infinity', locked_until = '-infinity', token = null, locked_by = null, claims = 0,
+        last_error = excluded.last_error;
+  perform baton.write_audit('park', record_type, record_key, null, reason);
+end $$;
+-- +goose StatementEnd
+
+-- Lets a parked or backing-off record go on at once, with its attempts forgotten. False: it has no work.
+-- +goose StatementBegin
+create function baton.unpark(record_type text, record_key text, reason text) returns boolean
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare
+  i bigint := baton.record_id(record_type, record_key);
+  found_row boolean;
+begin
+  perform pg_advisory_xact_lock(i);
+  update baton.record r
+     set ready_at = clock_timestamp(), locked_until = '-infinity', token = null, locked_by = null,
+         attempts = 0, claims = 0, empties = 0, last_error = null
+   where r.id = i;
+  found_row := found;
+  perform baton.write_audit('unpark', record_type, record_key, null, reason);
+  return found_row;
+end $$;
+-- +goose StatementEnd
+
+-- Gives up the record's head event, on purpose: it is never published, and the record's next event
+-- says so in the header baton_gap. Returns its position, or null when no event waits.
+-- +goose StatementBegin
+create function baton.skip(record_type text, record_key text, reason text) returns bigint
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare
+  i bigint := baton.record_id(record_type, record_key);
+  head bigint;
+begin
+  perform pg_advisory_xact_lock(i);
+  perform from baton.record r where r.id = i for update;
+  select min(e.position) into head
+    from baton.record r join baton.event e on e.record = r.id and e.position >= r.next_position
+   where r.id = i;
+  if head is null then
+    return null;
+  end if;
+  update baton.record r
+     set next_position = head + 1, ready_at = clock_timestamp(), locked_until = '-infinity',
+         token = null, locked_by = null, attempts = 0, claims = 0, empties = 0, last_error = null
+   where r.id = i;
+  insert into baton.gap (record, position) values (i, head)
+  on conflict (record) do update set position = excluded.position;
+  perform baton.write_audit('skip', record_type, record_key, head, reason);
+  return head;
+end $$;
+-- +goose StatementEnd
+
+revoke all on all functions in schema baton from public;

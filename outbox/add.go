@@ -1,0 +1,167 @@
+package outbox
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgtype"
+	"go.opentelemetry.io/otel/propagation"
+
+	"github.com/batonrelay/baton/migrations"
+)
+
+// addSQL takes the gates of all records, sorted, then numbers and inserts: one round trip for any
+// number of events. text[] is cast in the statement, so that every way of executing it (a pooler may
+// rule out prepared statements) agrees on the types.
+const addSQL = `select baton.add($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[]::jsonb[], $6::text[]::uuid[])`
+
+// Writer writes events into the outbox of one schema. The zero value writes into the default one.
+type Writer struct{ schema string }
+
+// NewWriter checks the schema's name and touches nothing.
+func NewWriter(schema string) (*Writer, error) {
+	if err := migrations.CheckSchema(schema); err != nil {
+		return nil, err
+	}
+	return &Writer{schema: schema}, nil
+}
+
+// Add writes events into the outbox of the default schema, in the caller's transaction, and returns
+// their positions. They become visible with its commit and vanish with its rollback. It is right under
+// every isolation level and with savepoints.
+//
+// Until the transaction ends, other writers of the same records wait. Call it once, last, if others
+// write several of the same records: gates of several calls are taken in the callers' order, and
+// PostgreSQL may answer 40P01 (deadlock_detected), which is retryable.
+//
+// A bad event is refused with a *FieldError before anything is sent, too many records with
+// ErrTooManyGates. The transaction is the caller's to roll back.
+func Add(ctx context.Context, tx pgx.Tx, events ...Event) (positions []int64, err error) {
+	return (&Writer{}).Add(ctx, tx, events...)
+}
+
+// AddSQL is Add for transactions of database/sql on pgx's stdlib driver.
+func AddSQL(ctx context.Context, tx *sql.Tx, events ...Event) (positions []int64, err error) {
+	return (&Writer{}).AddSQL(ctx, tx, events...)
+}
+
+// Add is the function of the same name, for w's schema.
+func (w *Writer) Add(ctx context.Context, tx pgx.Tx, events ...Event) (positions []int64, err error) {
+	return w.add(ctx, events, func(sql string, args []any) error {
+		return tx.QueryRow(ctx, sql, args...).Scan(&positions)
+	}, &positions)
+}
+
+// AddSQL is the function of the same name, for w's schema.
+func (w *Writer) AddSQL(ctx context.Context, tx *sql.Tx, events ...Event) (positions []int64, err error) {
+	return w.add(ctx, events, func(sql string, args []any) error {
+		return tx.QueryRowContext(ctx, sql, args...).Scan(pgtype.NewMap().SQLScanner(&positions))
+	}, &positions)
+}
+
+func (w *Writer) add(ctx context.Context, events []Event, query func(string, []any) error, positions *[]int64) ([]int64, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	args, err := addArgs(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	schema := w.schema
+	if schema == "" {
+		schema = migrations.DefaultSchema
+	}
+	if err := query(migrations.InSchema(addSQL, schema), args); err != nil {
+		return nil, addError(len(events), err)
+	}
+	return *positions, nil
+}
+
+// addArgs checks the events and turns them into columns.
+func addArgs(ctx context.Context, events []Event) ([]any, error) {
+	n := len(events)
+	recordTypes, recordKeys, types := make([]string, n), make([]string, n), make([]string, n)
+	payloads, headers, ids := make([][]byte, n), make([]*string, n), make([]string, n)
+	trace := traceHeaders(ctx)
+	for i := range events {
+		e := &events[i]
+		if field, reason := e.problem(); field != "" {
+			return nil, &FieldError{Index: i, Field: field, Reason: reason}
+		}
+		recordTypes[i], recordKeys[i], types[i], payloads[i] = e.Record.Type, e.Record.Key, e.Type, e.Payload
+		h, err := headersJSON(e.Headers, trace)
+		if err != nil {
+			return nil, &FieldError{Index: i, Field: "headers", Reason: err.Error()}
+		}
+		headers[i] = h
+		id := e.ID
+		if id == uuid.Nil {
+			if id, err = uuid.NewV7(); err != nil {
+				return nil, fmt.Errorf("outbox: make event id: %w", err)
+			}
+		}
+		ids[i] = id.String()
+	}
+	return []any{recordTypes, recordKeys, types, payloads, headers, ids}, nil
+}
+
+// traceHeaders returns the trace context of ctx in W3C's form; empty where there is none.
+func traceHeaders(ctx context.Context) propagation.MapCarrier {
+	carrier := propagation.MapCarrier{}
+	propagation.NewCompositeTextMapPropagator(propagation.TraceContext{}, propagation.Baggage{}).Inject(ctx, carrier)
+	return carrier
+}
+
+// headersJSON adds the trace context to an event's headers, unless they have one, and encodes them.
+func headersJSON(headers map[string]string, trace propagation.MapCarrier) (*string, error) {
+	if len(trace) > 0 && headers["traceparent"] == "" {
+		merged := make(map[string]string, len(headers)+len(trace))
+		for k, v := range trace {
+			merged[k] = v
+		}
+		for k, v := range headers {
+			merged[k] = v
+		}
+		headers = merged
+	}
+	if len(headers) == 0 {
+		return nil, nil
+	}
+	b, err := json.Marshal(headers)
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > HeadersBytesMax {
+		return nil, fmt.Errorf("are %d bytes with the trace context, at most %d are allowed", len(b), HeadersBytesMax)
+	}
+	s := string(b)
+	return &s, nil
+}
+
+// addError makes what the database refused as typed as what Add refuses itself.
+func addError(n int, err error) error {
+	var pg *pgconn.PgError
+	if !errors.As(err, &pg) {
+		return fmt.Errorf("outbox: add %d events: %w", n, err)
+	}
+	switch {
+	case pg.Code == "54000" && pg.ConstraintName == "gates":
+		return fmt.Errorf("%w: %s. %s", ErrTooManyGates, pg.Message, pg.Hint)
+	case pg.Code == "22023" && pg.ColumnName != "":
+		if index, err := strconv.Atoi(pg.Detail); err == nil {
+			return &FieldError{Index: index, Field: pg.ColumnName, Reason: pg.Message}
+		}
+	case pg.Code == "3F000", pg.Code == "42883", pg.Code == "42P01":
+		return fmt.Errorf("%w: %w", migrations.ErrNotMigrated, err)
+	case pg.Code == "42501":
+		return fmt.Errorf("outbox: add %d events: this role may not write the outbox, see baton migrate grants --writer: %w", n, err)
+	}
+	return fmt.Errorf("outbox: add %d events: %w", n, err)
+}

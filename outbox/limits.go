@@ -1,0 +1,86 @@
+package outbox
+
+import (
+	"encoding/json"
+	"fmt"
+	"strings"
+	"unicode/utf8"
+)
+
+// problem names the first field that breaks a limit, and how; "" if none does.
+func (e *Event) problem() (field, reason string) {
+	if !isRecordType(e.Record.Type) {
+		return "record type", fmt.Sprintf(`must have 1 to %d letters, digits, ".", "_" or "-"`, RecordTypeBytesMax)
+	}
+	if reason := textProblem(e.Record.Key, RecordKeyBytesMax); reason != "" {
+		return "record key", reason
+	}
+	if reason := textProblem(e.Type, TypeBytesMax); reason != "" {
+		return "type", reason
+	}
+	if len(e.Payload) > PayloadBytesMax {
+		return "payload", fmt.Sprintf("is %d bytes, at most %d are allowed", len(e.Payload), PayloadBytesMax)
+	}
+	if reason := headersProblem(e.Headers); reason != "" {
+		return "headers", reason
+	}
+	return "", ""
+}
+
+func isRecordType(s string) bool {
+	if len(s) < 1 || len(s) > RecordTypeBytesMax {
+		return false
+	}
+	for _, c := range []byte(s) {
+		if !(c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || c == '.' || c == '_' || c == '-') {
+			return false
+		}
+	}
+	return true
+}
+
+// textProblem: PostgreSQL's text holds no NUL byte, and only valid UTF-8.
+func textProblem(s string, bytesMax int) string {
+	switch {
+	case len(s) < 1 || len(s) > bytesMax:
+		return fmt.Sprintf("is %d bytes, 1 to %d are allowed", len(s), bytesMax)
+	case strings.IndexByte(s, 0) >= 0:
+		return "has a NUL byte, which PostgreSQL's text cannot hold"
+	case !utf8.ValidString(s):
+		return "is not valid UTF-8"
+	}
+	return ""
+}
+
+func headersProblem(headers map[string]string) string {
+	if len(headers) > HeadersMax {
+		return fmt.Sprintf("are %d, at most %d are allowed", len(headers), HeadersMax)
+	}
+	size := 2
+	for k, v := range headers {
+		lower := strings.ToLower(k)
+		if k == "" || strings.HasPrefix(lower, "ce_") || strings.HasPrefix(lower, "baton_") {
+			return fmt.Sprintf("have %q: a name must not be empty or begin with ce_ or baton_", k)
+		}
+		if strings.IndexByte(k+v, 0) >= 0 || !utf8.ValidString(k) || !utf8.ValidString(v) {
+			return fmt.Sprintf("have %q: name and value must be valid UTF-8 without NUL bytes", k)
+		}
+		size += len(k) + len(v) + len(`"": "", `)
+	}
+	if size > HeadersBytesMax {
+		return headersSizeProblem(headers)
+	}
+	return ""
+}
+
+// headersSizeProblem measures as the database will: the JSON.
+func headersSizeProblem(headers map[string]string) string {
+	b, err := json.Marshal(headers)
+	if err != nil {
+		return err.Error()
+	}
+	if len(b) <= HeadersBytesMax {
+		return ""
+	}
+	return fmt.Sprintf("are %d bytes as JSON, at most %d are allowed", len(b), HeadersBytesMax)
+}

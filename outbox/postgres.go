@@ -1,0 +1,187 @@
+package outbox
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/batonrelay/baton/lease"
+	"github.com/batonrelay/baton/migrations"
+)
+
+// eventsSQL reads the claimed events, after the claim's commit and outside any lock. Primary key range
+// for each record. $1 ids, $2 firsts, $3 lasts.
+const eventsSQL = `
+select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_key, e.type, e.headers::text, e.payload
+  from unnest($1::bigint[], $2::bigint[], $3::bigint[]) c(id, first, last)
+  join baton.event e on e.record = c.id and e.position between c.first and c.last
+ order by e.record, e.position`
+
+// epochSQL names the database cluster and its timeline: a failover that lost commits gives their
+// positions out again, under a new timeline.
+const epochSQL = `
+select (select system_identifier from pg_control_system())::text || '-' ||
+       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
+
+// piecesBytes bounds one read of payloads.
+const piecesBytes = 2 << 20
+
+// PostgresConfig of a Postgres.
+type PostgresConfig struct {
+	Schema    string        // of the outbox; "" is the default
+	Lease     time.Duration // how long a claim holds its records; 0 is 30 s
+	Name      string        // of this instance, for people
+	Version   string        // of this build, for people
+	Pooler    string        // what is known of a pooler before the server, for people: none or transaction
+	Retention time.Duration // how long published events stay; 0 is 24 h
+	// RetentionEventsPerSecond bounds the deletes; 0 is 20,000.
+	RetentionEventsPerSecond int
+}
+
+// Postgres is the EventRepo in PostgreSQL.
+type Postgres struct {
+	pool   *pgxpool.Pool
+	cfg    PostgresConfig
+	keeper *lease.Keeper
+	writer *Writer
+	id     int64
+	events string
+	epoch  epoch
+	upkeep upkeep
+}
+
+// NewPostgres checks cfg and touches nothing. The pool should hold a connection for every consumer and
+// worker of the relay, and two more; its connections' application name should begin with
+// lease.ApplicationName, so that other relays can end them when they hang.
+func NewPostgres(pool *pgxpool.Pool, cfg PostgresConfig) (*Postgres, error) {
+	if cfg.Schema == "" {
+		cfg.Schema = migrations.DefaultSchema
+	}
+	if cfg.Lease == 0 {
+		cfg.Lease = 30 * time.Second
+	}
+	if cfg.Retention == 0 {
+		cfg.Retention = 24 * time.Hour
+	}
+	if cfg.RetentionEventsPerSecond == 0 {
+		cfg.RetentionEventsPerSecond = 20_000
+	}
+	id := rand.Int64()
+	keeper, err := lease.New(pool, lease.Config{Schema: cfg.Schema, Lease: cfg.Lease, Instance: id})
+	if err != nil {
+		return nil, err
+	}
+	writer, err := NewWriter(cfg.Schema)
+	if err != nil {
+		return nil, err
+	}
+	return &Postgres{
+		pool: pool, cfg: cfg, keeper: keeper, writer: writer, id: id,
+		events: migrations.InSchema(eventsSQL, cfg.Schema),
+	}, nil
+}
+
+// Lock claims records and reads their events. If the read fails, the leases are given back.
+func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error) {
+	epoch, err := p.epoch.read(ctx, p.pool)
+	if err != nil {
+		return Claim{}, err
+	}
+	claimed, err := p.keeper.Claim(ctx, limits)
+	if err != nil {
+		p.epoch.forget() // the connection may be to another server by now
+		if !pgconn.SafeToRetry(err) { // it was sent, and may have taken leases
+			p.abandon(ctx, claimed.Token)
+		}
+		return Claim{}, err
+	}
+	c := Claim{Claim: claimed, Runs: make([]Run, len(claimed.Records))}
+	for i, r := range claimed.Records {
+		c.Runs[i] = Run{ID: r.ID, Token: claimed.Token, Epoch: epoch, Gap: r.Gap, Deadline: claimed.Until}
+	}
+	if err := p.readEvents(ctx, &c); err != nil {
+		p.abandon(ctx, claimed.Token)
+		return Claim{}, err
+	}
+	return c, nil
+}
+
+// readEvents reads payloads in pieces bounded by bytes.
+func (p *Postgres) readEvents(ctx context.Context, c *Claim) error {
+	for from := 0; from < len(c.Records); {
+		to, size := from, int64(0)
+		for to < len(c.Records) && (to == from || size+c.Records[to].Bytes <= piecesBytes) {
+			size += c.Records[to].Bytes
+			to++
+		}
+		if err := p.readPiece(ctx, c, from, to); err != nil {
+			return fmt.Errorf("outbox: read events of %d records: %w", to-from, err)
+		}
+		from = to
+	}
+	return nil
+}
+
+func (p *Postgres) readPiece(ctx context.Context, c *Claim, from, to int) error {
+	var ids, firsts, lasts []int64
+	index := make(map[int64]int, to-from)
+	for i := from; i < to; i++ {
+		if r := c.Records[i]; !r.Empty() {
+			ids, firsts, lasts = append(ids, r.ID), append(firsts, r.First), append(lasts, r.Last)
+			index[r.ID] = i
+		}
+	}
+	if len(ids) == 0 {
+		return nil
+	}
+	rows, err := p.pool.Query(ctx, p.events, ids, firsts, lasts)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var (
+			e       Event
+			id      int64
+			headers *string
+		)
+		if err := rows.Scan(&id, &e.Position, &e.CreatedAt, (*[16]byte)(&e.ID), &e.Record.Type, &e.Record.Key, &e.Type, &headers, &e.Payload); err != nil {
+			return err
+		}
+		if e.Headers, err = parseHeaders(headers); err != nil {
+			return fmt.Errorf("headers of position %d: %w", e.Position, err)
+		}
+		run := &c.Runs[index[id]]
+		run.Events = append(run.Events, e)
+	}
+	return rows.Err()
+}
+
+// Extend prolongs leases.
+func (p *Postgres) Extend(ctx context.Context, held []lease.Held) (time.Time, error) {
+	return p.keeper.Extend(ctx, held)
+}
+
+// Unlock ends leases with work left.
+func (p *Postgres) Unlock(ctx context.Context, releases []lease.Release) error {
+	return p.keeper.Release(ctx, releases)
+}
+
+// Remove acknowledges.
+func (p *Postgres) Remove(ctx context.Context, acks []lease.Ack) error {
+	return p.keeper.Ack(ctx, acks)
+}
+
+// Add writes events in a transaction of its own.
+func (p *Postgres) Add(ctx context.Context, events ...Event) (positions []int64, err error) {
+	err = pgx.BeginFunc(ctx, p.pool, func(tx pgx.Tx) error {
+		positions, err = p.writer.Add(ctx, tx, events...)
+		return err
+	})
+	return positions, err
+}

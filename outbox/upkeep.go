@@ -1,0 +1,151 @@
+package outbox
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/batonrelay/baton/migrations"
+)
+
+// heartbeatSQL says that this instance is there. $1 id, $2 name, $3 version, $4 pooler.
+const heartbeatSQL = `
+insert into baton.instance (id, name, version, pooler) values ($1, $2, $3, $4)
+on conflict (id) do update set seen_at = clock_timestamp()`
+
+// departSQL takes this instance off the list, and those that have not been seen for an hour. $1 id.
+const departSQL = `delete from baton.instance where id = $1 or seen_at < clock_timestamp() - interval '1 hour'`
+
+// retainSQL runs one step of retention. $1 keep, $2 first page, $3 pages.
+const retainSQL = `select deleted, coalesce(wrapped, false) from baton.retain($1::interval, $2, $3)`
+
+const (
+	upkeepEvery   = time.Second
+	stuckAfter    = 2 * time.Second
+	retentionStep = 200 * time.Millisecond
+	retainPages   = 64 // 512 kB of table a step: milliseconds
+)
+
+// upkeep is what a Postgres does beside carrying events.
+type upkeep struct {
+	mu        sync.Mutex
+	abandoned []int64 // tokens of claims whose outcome is open, to be released when the database is back
+
+	stuckEnded atomic.Int64
+	retained   atomic.Int64
+}
+
+// Maintain keeps the outbox in order until ctx ends: it writes this instance's heartbeat, ends stuck
+// sessions of relays, releases claims whose answers were lost, and deletes published events that are
+// older than the retention, one instance at a time. Run it beside a Relay.
+func (p *Postgres) Maintain(ctx context.Context) error {
+	var work sync.WaitGroup
+	work.Go(func() { p.retain(ctx) })
+	tick := time.NewTicker(upkeepEvery)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if err := p.maintainOnce(ctx); err != nil && ctx.Err() == nil {
+			slog.DebugContext(ctx, "upkeep", "err", err)
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+		}
+	}
+	work.Wait()
+	return p.depart(ctx)
+}
+
+func (p *Postgres) maintainOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, stuckAfter)
+	defer cancel()
+	_, err := p.pool.Exec(ctx, migrations.InSchema(heartbeatSQL, p.cfg.Schema), p.id, p.cfg.Name, p.cfg.Version, p.cfg.Pooler)
+	if err != nil {
+		return fmt.Errorf("outbox: heartbeat: %w", err)
+	}
+	ended, err := p.keeper.EndStuck(ctx, stuckAfter)
+	p.upkeep.stuckEnded.Add(int64(ended))
+	return errors.Join(err, p.releaseAbandoned(ctx))
+}
+
+// depart takes the instance off the list, within a second: it may be the database that ended us.
+func (p *Postgres) depart(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if _, err := p.pool.Exec(ctx, migrations.InSchema(departSQL, p.cfg.Schema), p.id); err != nil {
+		return fmt.Errorf("outbox: depart: %w", err)
+	}
+	return nil
+}
+
+// abandonedMax bounds the tokens kept for release; the records of one dropped wait for their leases to end.
+const abandonedMax = 256
+
+// abandon gives back what a claim with an open outcome may have taken, now or when the database is
+// back. Without it the records would wait for their leases to end.
+func (p *Postgres) abandon(ctx context.Context, token int64) {
+	p.upkeep.mu.Lock()
+	if len(p.upkeep.abandoned) < abandonedMax {
+		p.upkeep.abandoned = append(p.upkeep.abandoned, token)
+	}
+	p.upkeep.mu.Unlock()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	defer cancel()
+	if err := p.releaseAbandoned(ctx); err != nil {
+		slog.DebugContext(ctx, "release abandoned claims", "err", err)
+	}
+}
+
+func (p *Postgres) releaseAbandoned(ctx context.Context) error {
+	p.upkeep.mu.Lock()
+	tokens := slices.Clone(p.upkeep.abandoned)
+	p.upkeep.mu.Unlock()
+	for _, token := range tokens {
+		if err := p.keeper.Abandon(ctx, token); err != nil {
+			return err
+		}
+		p.upkeep.mu.Lock()
+		p.upkeep.abandoned = slices.DeleteFunc(p.upkeep.abandoned, func(t int64) bool { return t == token })
+		p.upkeep.mu.Unlock()
+	}
+	return nil
+}
+
+// retain walks the event table by pages, round and round, at a bounded rate. A step that another
+// instance is taking, or that fails, is taken again after a pause.
+func (p *Postgres) retain(ctx context.Context) {
+	sql := migrations.InSchema(retainSQL, p.cfg.Schema)
+	page, pause := int64(0), retentionStep
+	for {
+		select {
+		case <-time.After(pause):
+		case <-ctx.Done():
+			return
+		}
+		var (
+			deleted int64
+			wrapped bool
+		)
+		err := p.pool.QueryRow(ctx, sql, p.cfg.Retention, page, retainPages).Scan(&deleted, &wrapped)
+		switch {
+		case err != nil || deleted < 0:
+			pause = 10 * retentionStep
+		case wrapped:
+			page, pause = 0, 10*retentionStep
+		default:
+			page += retainPages
+			pause = p.retentionPause(deleted)
+		}
+		p.upkeep.retained.Add(max(0, deleted))
+	}
+}
+
+// retentionPause keeps the deletes below the bounded rate.
+func (p *Postgres) retentionPause(deleted int64) time.Duration {
+	return max(retentionStep, time.Duration(deleted)*time.Second/time.Duration(p.cfg.RetentionEventsPerSecond))
+}
