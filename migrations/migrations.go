@@ -106,7 +106,7 @@ func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.C
 	if err := CheckSchema(schema); err != nil {
 		return err
 	}
-	conn, err := connect(ctx, url, schema)
+	conn, err := connect(ctx, url)
 	if err != nil {
 		return err
 	}
@@ -114,7 +114,9 @@ func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.C
 	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{schema}.Sanitize()); err != nil && !lacksRight(err) {
 		return fmt.Errorf("migrations: create schema %s: %w", schema, err)
 	}
-	db := stdlib.OpenDB(*conn.Config())
+	config := conn.Config() // a copy
+	config.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
+	db := stdlib.OpenDB(*config)
 	defer db.Close()
 	provider, err := newProvider(db, schema)
 	if err != nil {
@@ -159,7 +161,7 @@ func inSchema(schema string) (fs.FS, error) {
 }
 
 // connect refuses what migrations cannot run on: a pooler, a standby, an old server.
-func connect(ctx context.Context, url, schema string) (*pgx.Conn, error) {
+func connect(ctx context.Context, url string) (*pgx.Conn, error) {
 	config, err := pgx.ParseConfig(url)
 	if err != nil {
 		return nil, fmt.Errorf("migrations: database URL: %w", err)
@@ -185,9 +187,6 @@ func connect(ctx context.Context, url, schema string) (*pgx.Conn, error) {
 		err = errors.New("migrations: the server is a standby, which cannot be written: connect to the primary")
 	case version < serverVersionMin:
 		err = fmt.Errorf("migrations: the server is PostgreSQL %d, 14 or newer is needed", version/10000)
-	default:
-		_, err = conn.Exec(ctx, `select set_config('search_path', $1, false)`, schema)
-		config.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
 	}
 	if err != nil {
 		conn.Close(context.WithoutCancel(ctx))

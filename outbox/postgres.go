@@ -94,7 +94,7 @@ func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error)
 	}
 	claimed, err := p.keeper.Claim(ctx, limits)
 	if err != nil {
-		p.epoch.forget() // the connection may be to another server by now
+		p.epoch.forget()              // the connection may be to another server by now
 		if !pgconn.SafeToRetry(err) { // it was sent, and may have taken leases
 			p.abandon(ctx, claimed.Token)
 		}

@@ -12,7 +12,7 @@ return (select coalesce(max(e.position), 0) + 1 from baton.event e where e.recor
 -- +goose StatementEnd
 
 -- +goose StatementBegin
-create function baton.write_audit(action text, record_type text, record_key text, position bigint, reason text) returns void
+create function baton.write_audit(action text, record_type text, record_key text, at_position bigint, reason text) returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 begin
@@ -20,7 +20,7 @@ begin
     raise exception 'baton: % needs a reason', action using errcode = 'invalid_parameter_value', column = 'reason';
   end if;
   insert into baton.audit (action, record_type, record_key, position, reason)
-  values (action, record_type, record_key, position, reason);
+  values (action, record_type, record_key, at_position, reason);
 end $$;
 -- +goose StatementEnd
 
