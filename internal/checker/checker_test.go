@@ -45,8 +45,9 @@ var damages = []struct {
 		h.delivered[i].Hash = checker.Hash(nil)
 	}, counts{0, 1, 0, 0, 0}},
 	{"other key", func(h *history, i, _ int) { h.delivered[i].RecordKey += "x" }, counts{1, 1, 1, 0, 0}},
-	{"other partition", func(h *history, i, _ int) { h.delivered[i].Partition = (h.delivered[i].Partition + 1) % partitions },
-		counts{0, 0, 0, 1, 0}},
+	{"other partition", func(h *history, i, _ int) {
+		h.delivered[i].Partition = (h.delivered[i].Partition + 1) % partitions
+	}, counts{0, 0, 0, 1, 0}},
 }
 
 // TestOneDamageAnywhereIsFlagged damages a small log at hundreds of random places.
@@ -113,8 +114,9 @@ func at(positions ...int64) []checker.Delivered {
 	return out
 }
 
-func after(gap, position int64) checker.Delivered {
-	return checker.Delivered{Position: position, Gap: gap}
+// after makes the message that says that gap was skipped.
+func after(gap, position int64) []checker.Delivered {
+	return []checker.Delivered{{Position: position, Gap: gap}}
 }
 
 func in(epoch string, positions ...int64) []checker.Delivered {
@@ -128,6 +130,7 @@ func in(epoch string, positions ...int64) []checker.Delivered {
 func TestVerdictOnSmallLogs(t *testing.T) {
 	t.Parallel()
 	all := []int64{10, 11, 12, 13, 14, 15}
+	join := slices.Concat[[]checker.Delivered]
 	for _, test := range []struct {
 		name    string
 		skipped []int64
@@ -144,25 +147,26 @@ func TestVerdictOnSmallLogs(t *testing.T) {
 		{"a gap filled late is one finding", nil, at(10, 13, 11, 12, 14, 15), counts{2: 1}, 0},
 		{"the first is missing", nil, at(11, 12, 13, 14, 15), counts{0: 1, 2: 1}, 0},
 		{"nothing came", nil, nil, counts{0: 6}, 0},
-		{"skipped and said", []int64{11}, slices.Concat(at(10), []checker.Delivered{after(11, 12)}, at(13, 14, 15)), counts{}, 0},
+		{"skipped and said", []int64{11}, join(at(10), after(11, 12), at(13, 14, 15)), counts{}, 0},
 		{"skipped and not said", []int64{11}, at(10, 12, 13, 14, 15), counts{2: 1}, 0},
-		{"skipped, another said", []int64{11}, slices.Concat(at(10), []checker.Delivered{after(10, 12)}, at(13, 14, 15)), counts{2: 1}, 0},
-		{"said and not skipped", nil, slices.Concat(at(10), []checker.Delivered{after(11, 12)}, at(13, 14, 15)), counts{0: 1, 2: 1}, 0},
-		{"two skipped, the last said", []int64{11, 12}, slices.Concat(at(10), []checker.Delivered{after(12, 13)}, at(14, 15)), counts{}, 0},
-		{"skipped and lost", []int64{11}, slices.Concat(at(10), []checker.Delivered{after(11, 13)}, at(14, 15)), counts{0: 1, 2: 1}, 0},
-		{"skipped too late", []int64{11}, slices.Concat(at(10, 11), []checker.Delivered{after(11, 12)}, at(13, 14, 15)), counts{}, 0},
-		{"skipped, and a late request lands", []int64{11}, slices.Concat(at(10), []checker.Delivered{after(11, 12)}, at(11, 13, 14, 15)), counts{}, 0},
+		{"skipped, another said", []int64{11}, join(at(10), after(10, 12), at(13, 14, 15)), counts{2: 1}, 0},
+		{"said and not skipped", nil, join(at(10), after(11, 12), at(13, 14, 15)), counts{0: 1, 2: 1}, 0},
+		{"two skipped, the last said", []int64{11, 12}, join(at(10), after(12, 13), at(14, 15)), counts{}, 0},
+		{"skipped and lost", []int64{11}, join(at(10), after(11, 13), at(14, 15)), counts{0: 1, 2: 1}, 0},
+		{"skipped too late", []int64{11}, join(at(10, 11), after(11, 12), at(13, 14, 15)), counts{}, 0},
+		{"skipped, and a late request lands", []int64{11}, join(at(10), after(11, 12), at(11, 13, 14, 15)), counts{}, 0},
 		{"the last ones skipped", []int64{14, 15}, at(10, 11, 12, 13), counts{}, 0},
-		{"a new epoch goes on", nil, slices.Concat(in("a", 10, 11, 12), in("b", 13, 14, 15)), counts{}, 0},
-		{"a new epoch goes back", nil, slices.Concat(in("a", 10, 11, 12), in("b", 11, 12, 13, 14, 15)), counts{}, 2},
-		{"a new epoch leaves out", nil, slices.Concat(in("a", 10, 11), in("b", 13, 14, 15)), counts{0: 1, 2: 1}, 0},
-		{"a new epoch goes back and leaves out", nil, slices.Concat(in("a", 10, 11, 12), in("b", 10, 12, 13, 14, 15)), counts{2: 1}, 2},
-		{"the old epoch again", nil, slices.Concat(in("a", 10, 11), in("b", 12), in("a", 11), in("b", 13, 14, 15)), counts{}, 1},
-		{"the old epoch leaves out the new one's", nil, slices.Concat(in("a", 10, 11), in("b", 12), in("a", 13, 14, 15)), counts{2: 1}, 0},
+		{"a new epoch goes on", nil, join(in("a", 10, 11, 12), in("b", 13, 14, 15)), counts{}, 0},
+		{"a new epoch goes back", nil, join(in("a", 10, 11, 12), in("b", 11, 12, 13, 14, 15)), counts{}, 2},
+		{"a new epoch leaves out", nil, join(in("a", 10, 11), in("b", 13, 14, 15)), counts{0: 1, 2: 1}, 0},
+		{"a new epoch goes back and leaves out", nil, join(in("a", 10, 11, 12), in("b", 10, 12, 13, 14, 15)), counts{2: 1}, 2},
+		{"the old epoch again", nil, join(in("a", 10, 11), in("b", 12), in("a", 11), in("b", 13, 14, 15)), counts{}, 1},
+		{"the old epoch leaves out the new one's", nil, join(in("a", 10, 11), in("b", 12), in("a", 13, 14, 15)), counts{2: 1}, 0},
 	} {
 		r := log(all, test.skipped, test.log...)
 		if got := countsOf(r); got != test.want || r.Duplicates != test.copies {
-			t.Errorf("%s: findings %v and %d duplicates, want %v and %d\n%s", test.name, got, r.Duplicates, test.want, test.copies, r)
+			t.Errorf("%s: findings %v and %d duplicates, want %v and %d\n%s",
+				test.name, got, r.Duplicates, test.want, test.copies, r)
 		}
 		if got, want := r.OK(), test.want == (counts{}); got != want {
 			t.Errorf("%s: OK = %v, want %v", test.name, got, want)
@@ -212,12 +216,12 @@ func TestReportNamesTheFirstOffenders(t *testing.T) {
 	h.delivered = slices.Delete(h.delivered, 60, 61)
 	r := h.judge()
 	want := []checker.Finding{
-		{Kind: checker.Phantom, RecordType: "shop.order", RecordKey: "0", EventID: h.committed[0].EventID, Position: 1, Token: 1,
-			Topic: "shop.order.events", Offset: 0, Reason: "payload is not the committed one"},
-		{Kind: checker.Order, RecordType: "shop.order", RecordKey: "0", EventID: h.committed[61].EventID, Position: 185, Token: 1,
-			Topic: "shop.order.events", Offset: 122, Reason: "follows no copy of position 181"},
-		{Kind: checker.Lost, RecordType: "shop.order", RecordKey: "0", EventID: h.committed[60].EventID, Position: 181, Offset: -1,
-			Reason: "was committed, and no partition holds it"},
+		{Kind: checker.Phantom, RecordType: "shop.order", RecordKey: "0",
+			EventID: h.committed[0].EventID, Position: 1, Token: 1, Topic: "shop.order.events", Offset: 0, Reason: "payload is not the committed one"},
+		{Kind: checker.Order, RecordType: "shop.order", RecordKey: "0",
+			EventID: h.committed[61].EventID, Position: 185, Token: 1, Topic: "shop.order.events", Offset: 122, Reason: "follows no copy of position 181"},
+		{Kind: checker.Lost, RecordType: "shop.order", RecordKey: "0",
+			EventID: h.committed[60].EventID, Position: 181, Offset: -1, Reason: "was committed, and no partition holds it"},
 	}
 	if len(r.Findings) != checker.ExamplesMax+2 {
 		t.Fatalf("%d findings kept, want %d", len(r.Findings), checker.ExamplesMax+2)
@@ -236,7 +240,10 @@ func TestReportNamesTheFirstOffenders(t *testing.T) {
 
 func TestHashTellsNilFromEmpty(t *testing.T) {
 	t.Parallel()
-	sums := map[checker.Sum]bool{checker.Hash(nil): true, checker.Hash([]byte{}): true, checker.Hash([]byte{0}): true, checker.Hash([]byte{1}): true}
+	sums := map[checker.Sum]bool{}
+	for _, payload := range [][]byte{nil, {}, {0}, {1}} {
+		sums[checker.Hash(payload)] = true
+	}
 	if len(sums) != 4 {
 		t.Errorf("%d different sums of nil, empty, 0 and 1, want 4", len(sums))
 	}

@@ -185,7 +185,8 @@ func (j *judge) order(p *place, d *delivered, at int32) {
 		}
 	}
 	if missing != none && !named {
-		j.blame(&j.report.Order, Order, d, fmt.Sprintf("does not say that position %d was skipped", j.chain[missing].position))
+		skipped := j.chain[missing].position
+		j.blame(&j.report.Order, Order, d, fmt.Sprintf("does not say that position %d was skipped", skipped))
 	}
 }
 
