@@ -113,7 +113,9 @@ released as (
                          else clock_timestamp() + a.delay * interval '1 ms' end
     from mine join asked a using (id)
    where r.id = mine.id and r.token = a.token
-  returning r.id)
+  returning r.id),
+told as ( -- the event after a skipped one is stored
+  delete from baton.gap g using asked a join released using (id) where g.record = a.id and g.position < a.stored)
 select a.id, a.token, exists (select from baton.record r where r.id = a.id and r.token = a.token)
   from asked a where not exists (select from released where released.id = a.id)`
 

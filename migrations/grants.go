@@ -27,6 +27,7 @@ grant select on baton.event, baton.record, baton.gap, baton.meta, baton.audit, b
 grant update (next_position, ready_at, locked_until, token, locked_by, attempts, claims, empties, last_error) on baton.record to ROLE;
 grant update (source, kafka_cluster_id, system_identifier) on baton.meta to ROLE;
 grant insert, update, delete on baton.instance to ROLE;
+grant delete on baton.gap to ROLE;
 grant insert on baton.topic to ROLE;
 grant execute on function baton.record_id(text, text) to ROLE;
 grant execute on function baton.add(text[], text[], text[], bytea[], jsonb[], uuid[]) to ROLE;

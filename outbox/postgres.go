@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -100,6 +101,10 @@ func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error)
 		}
 		return Claim{}, err
 	}
+	if err := p.trim(ctx, &claimed, limits.Bytes); err != nil {
+		p.abandon(ctx, claimed.Token)
+		return Claim{}, err
+	}
 	c := Claim{Claim: claimed, Runs: make([]Run, len(claimed.Records))}
 	for i, r := range claimed.Records {
 		c.Runs[i] = Run{ID: r.ID, Token: claimed.Token, Epoch: epoch, Gap: r.Gap, Deadline: claimed.Until}
@@ -109,6 +114,28 @@ func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error)
 		return Claim{}, err
 	}
 	return c, nil
+}
+
+// trim gives back, before any payload is read, the records whose events would not fit: at least one
+// event of each record was claimed, however large. The first record always stays.
+func (p *Postgres) trim(ctx context.Context, c *lease.Claim, bytesMax int64) error {
+	kept, size := 0, int64(0)
+	for kept < len(c.Records) && (kept == 0 || size+c.Records[kept].Bytes <= bytesMax) {
+		size += c.Records[kept].Bytes
+		kept++
+	}
+	var back []lease.Release
+	for _, r := range c.Records[kept:] {
+		back = append(back, lease.Release{Held: lease.Held{ID: r.ID, Token: c.Token}, Attempts: r.Attempts})
+	}
+	c.Records = c.Records[:kept]
+	if len(back) == 0 {
+		return nil
+	}
+	if err := p.keeper.Release(ctx, back); err != nil && !errors.Is(err, lease.ErrLost) {
+		return err
+	}
+	return nil
 }
 
 // readEvents reads payloads in pieces bounded by bytes.
