@@ -163,3 +163,13 @@ func TestSimulatedKafkaCreatesNoTopicByItself(t *testing.T) {
 		t.Error("Kill on a simulated Kafka succeeded, want an error")
 	}
 }
+
+func newClient(t *testing.T, addrs []string, config *sarama.Config) sarama.Client {
+	t.Helper()
+	client, err := sarama.NewClient(addrs, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { client.Close() })
+	return client
+}
