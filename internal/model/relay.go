@@ -164,6 +164,7 @@ func (s state) hear(i int, p uint8) state {
 func (m Config) release(s state, i int, do do) {
 	w := s.workers[i]
 	mine := s.row.exists && (s.row.token == w.token || m.has(ReleaseWithoutToken))
+	told := m.told(&s, i)
 	s = s.forget(i)
 	if !mine {
 		do("releases: lost", 0, s)
@@ -171,6 +172,9 @@ func (m Config) release(s state, i int, do do) {
 	}
 	r := &s.row
 	progress := w.stored+1 > r.next
+	if progress {
+		s.gaps &^= told
+	}
 	r.next = max(r.next, w.stored+1)
 	if m.has(ReleaseUnparks) {
 		r.parked = false
