@@ -2,21 +2,19 @@ package publisher
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/twmb/franz-go/pkg/kfake"
-	"github.com/twmb/franz-go/pkg/kgo"
-	"go.uber.org/goleak"
 
+	"github.com/batonrelay/baton/internal/cluster"
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/outbox"
 )
 
-func TestMain(m *testing.M) {
-	// go-metrics, which sarama counts with, starts one goroutine for the whole process and has no way to end it.
-	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"))
-}
+func TestMain(m *testing.M) { clustertest.Main(m) }
 
 // simulated starts a Kafka in this process, for what only it can inject.
 func simulated(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
@@ -29,11 +27,43 @@ func simulated(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 	return c
 }
 
+// ownKafka starts a real broker that the test may freeze and kill.
+func ownKafka(t *testing.T) *cluster.Kafka {
+	t.Helper()
+	if ok, why := cluster.KafkaAvailable(); !ok {
+		clustertest.Kafka(t) // says loudly that no real broker was seen, or fails where one is required
+		t.Skipf("a simulated Kafka cannot be frozen or killed; no real one here: %s", why)
+	}
+	k, err := cluster.StartKafka(t.Context(), cluster.KafkaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Stop)
+	return k
+}
+
 func config(brokers []string) Config {
 	c := DefaultConfig()
 	c.Brokers = brokers
 	c.Source = "shop-order-api"
 	return c
+}
+
+// newTopic makes a topic of the test's own and routes the record type shop.order to it.
+func newTopic(t testing.TB, c *Config, partitions int32, settings map[string]string) string {
+	t.Helper()
+	topic := strings.ToLower(t.Name()[:min(len(t.Name()), 60)]) + "." + uuid.NewString()[:8]
+	topic = strings.NewReplacer("/", ".", "=", ".", "#", ".").Replace(topic)
+	spec := TopicSpec{Name: topic, Partitions: partitions, ReplicationFactor: 1, Config: settings}
+	if _, err := Ensure(t.Context(), *c, []TopicSpec{spec}); err != nil {
+		t.Fatal(err)
+	}
+	readAll(t, c.Brokers, topic) // it has leaders when it can be read
+	var err error
+	if c.Routes, err = ParseRouting("shop.order="+topic, ""); err != nil {
+		t.Fatal(err)
+	}
+	return topic
 }
 
 func newWaves(t testing.TB, c Config) *Waves {
@@ -62,24 +92,4 @@ func newRun(recordType, key string, base int64, events int) outbox.Run {
 		})
 	}
 	return run
-}
-
-// readAll reads topics to their end with a client of another make.
-func readAll(t testing.TB, brokers []string, want int, topics ...string) []*kgo.Record {
-	t.Helper()
-	reader, err := kgo.NewClient(kgo.SeedBrokers(brokers...), kgo.ConsumeTopics(topics...),
-		kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer reader.Close()
-	var all []*kgo.Record
-	for len(all) < want {
-		fetches := reader.PollFetches(t.Context())
-		if err := fetches.Err0(); err != nil {
-			t.Fatal(err)
-		}
-		all = append(all, fetches.Records()...)
-	}
-	return all
 }
