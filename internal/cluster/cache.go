@@ -50,8 +50,8 @@ func checkOwned(dir string) error {
 		return fmt.Errorf("cluster: check cache folder: %w", err)
 	}
 	if !info.IsDir() || owner(info) != os.Geteuid() || info.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("cluster: cache folder %s must be a folder of user %d that nobody else can write, is %v of user %d: "+
-			"set BATON_CACHE to another one", dir, os.Geteuid(), info.Mode(), owner(info))
+		return fmt.Errorf("cluster: cache folder %s must be a folder of user %d that nobody else can write, "+
+			"is %v of user %d: set BATON_CACHE to another one", dir, os.Geteuid(), info.Mode(), owner(info))
 	}
 	return nil
 }

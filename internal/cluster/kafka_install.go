@@ -19,7 +19,8 @@ const (
 	kafkaVersion = "4.3.1"
 	kafkaName    = "kafka-" + kafkaVersion
 	javaMajorMin = 17
-	kafkaCure    = "install Java 17 or newer and Maven (Debian: apt-get install openjdk-17-jre-headless maven), or set KAFKA=sim"
+	kafkaCure    = "install Java 17 or newer and Maven (Debian: apt-get install openjdk-17-jre-headless maven), " +
+		"or set KAFKA=sim"
 )
 
 //go:embed kafka-pom.xml
@@ -39,7 +40,7 @@ func KafkaAvailable() (ok bool, why string) {
 		}
 	}
 	if _, err := exec.LookPath("mvn"); err != nil {
-		return false, errNoMaven.Error()
+		return false, "no mvn in PATH"
 	}
 	return true, ""
 }

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -94,6 +95,10 @@ func TestKafkaKeepsRecordsOverKillAndRestart(t *testing.T) {
 			t.Errorf("kill %t: first record = %q, want %q", kill, got, want)
 		}
 	}
+	another := &Kafka{ClusterID: "another", brokers: k.brokers}
+	if err := another.answers(0, 1); err == nil {
+		t.Error("a broker of another cluster id was taken for ours")
+	}
 	addr := k.Addrs()[0]
 	k.Stop()
 	k.Stop()
@@ -161,6 +166,23 @@ func TestSimulatedKafkaCreatesNoTopicByItself(t *testing.T) {
 	}
 	if err := k.Kill(0); err == nil {
 		t.Error("Kill on a simulated Kafka succeeded, want an error")
+	}
+}
+
+func TestKafkaModeFallsBackOnlyWhenNothingWasAsked(t *testing.T) {
+	t.Setenv("PATH", "/nonexistent")
+	k, err := StartKafkaMode(t.Context(), "", KafkaOptions{Log: t.Logf})
+	if err != nil {
+		t.Fatal(err)
+	}
+	k.Stop()
+	if !k.Simulated {
+		t.Error("a Kafka that claims to be real runs without Java")
+	}
+	for mode, want := range map[string]string{"real": kafkaCure, "other": "KAFKA=other"} {
+		if _, err := StartKafkaMode(t.Context(), mode, KafkaOptions{}); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("KAFKA=%s: error = %v, want one with %q", mode, err, want)
+		}
 	}
 }
 

@@ -2,18 +2,15 @@ package cluster
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"os/exec"
 )
-
-var errNoMaven = errors.New("no mvn in PATH")
 
 // maven runs one goal. It is Maven that downloads, because it honours the user's mirror and proxy and checks sums.
 func maven(ctx context.Context, dir string, args ...string) error {
 	mvn, err := exec.LookPath("mvn")
 	if err != nil {
-		return errNoMaven
+		return err
 	}
 	output := &tailWriter{}
 	args = append([]string{"-q", "-B"}, args...)

@@ -19,7 +19,8 @@ var postgresVersions = map[string]string{"14": "14.22.0", "16": "16.11.0", "17":
 
 const (
 	postgresFetched = "18" // what is fetched when nothing is asked for and nothing is installed
-	postgresCure    = "install PostgreSQL (Debian: apt-get install postgresql), or Maven and xz (apt-get install maven xz-utils)"
+	postgresCure    = "install PostgreSQL (Debian: apt-get install postgresql), " +
+		"or Maven and xz (apt-get install maven xz-utils)"
 )
 
 // postgresLocal is where packages put PostgreSQL: Debian, Red Hat, Homebrew.
@@ -38,11 +39,10 @@ func postgresBinaries(ctx context.Context, major string, log Log) (string, error
 		return "", fmt.Errorf("cluster: find PostgreSQL %s: not installed, and only 14, 16, 17 and 18 can be fetched", major)
 	}
 	dir, err := install(ctx, "postgres-"+version, func(dir string) error {
-		log.printf("fetching PostgreSQL %s binaries by Maven (15 MB, once)", version)
-		return fetchPostgres(ctx, version, dir)
+		return fetchPostgres(ctx, version, dir, log)
 	})
-	if errors.Is(err, errNoMaven) || errors.Is(err, exec.ErrNotFound) {
-		return "", fmt.Errorf("cluster: find PostgreSQL %s: not installed, nor can it be fetched: %s: %w", major, postgresCure, err)
+	if errors.Is(err, exec.ErrNotFound) {
+		return "", fmt.Errorf("%w: %s", err, postgresCure)
 	}
 	return filepath.Join(dir, "bin"), err
 }
@@ -86,10 +86,13 @@ func hasPrograms(dir string) bool {
 }
 
 // fetchPostgres unpacks the jar's one archive into dir.
-func fetchPostgres(ctx context.Context, version, dir string) error {
-	if _, err := exec.LookPath("xz"); err != nil {
-		return err
+func fetchPostgres(ctx context.Context, version, dir string, log Log) error {
+	for _, tool := range []string{"mvn", "tar", "xz"} {
+		if _, err := exec.LookPath(tool); err != nil {
+			return err
+		}
 	}
+	log.printf("fetching PostgreSQL %s binaries by Maven (15 MB, once)", version)
 	arch := map[string]string{"amd64": "amd64", "arm64": "arm64v8"}[runtime.GOARCH]
 	artifact := fmt.Sprintf("embedded-postgres-binaries-%s-%s", runtime.GOOS, arch)
 	err := maven(ctx, dir, "dependency:copy", "-DoutputDirectory="+dir,

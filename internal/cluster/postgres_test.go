@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strings"
 	"testing"
 	"time"
 
@@ -115,14 +116,35 @@ func TestPostgresUsesANamedFolderAgain(t *testing.T) {
 	}
 }
 
+func TestAnotherServersAnswerIsNotOurs(t *testing.T) {
+	p := startPostgres(t, PostgresOptions{})
+	ours := &Postgres{Port: p.Port, dir: "/elsewhere"}
+	if err := ours.answers(t.Context()); err == nil || !strings.Contains(err.Error(), "another server") {
+		t.Errorf("answers = %v, want an error about another server", err)
+	}
+}
+
+func TestPostgresThatCannotBeFetchedNamesTheCure(t *testing.T) {
+	t.Setenv("BATON_CACHE", openDir(t))
+	t.Setenv("PATH", "/nonexistent")
+	_, err := postgresBinaries(t.Context(), "14", t.Logf)
+	if installedPostgres("14") == "" && (err == nil || !strings.Contains(err.Error(), postgresCure)) {
+		t.Errorf("error = %v, want one with %q", err, postgresCure)
+	}
+	if _, err := postgresBinaries(t.Context(), "9", t.Logf); err == nil {
+		t.Error("version 9 was found")
+	}
+}
+
 func TestPostgresOfEachVersionStarts(t *testing.T) {
 	if os.Getenv("BATON_LONG") != "1" {
 		t.Skip("NOT RUN: fetches four PostgreSQL versions; set BATON_LONG=1")
 	}
 	for _, version := range []string{"14", "16", "17", "18"} {
 		p := startPostgres(t, PostgresOptions{Version: version})
-		if got := queryInt(t, p.URL(), "SELECT current_setting('server_version_num')::int / 10000"); fmt.Sprint(got) != version {
-			t.Errorf("server version = %d, want %s", got, version)
+		const sql = "SELECT current_setting('server_version_num')::int / 10000"
+		if got := fmt.Sprint(queryInt(t, p.URL(), sql)); got != version {
+			t.Errorf("server version = %s, want %s", got, version)
 		}
 		p.Stop()
 	}

@@ -82,7 +82,8 @@ func (p *Proxy) HalfOpen() error {
 	if p.toxic {
 		return nil
 	}
-	const toxic = `{"name":"` + halfOpen + `","type":"timeout","stream":"downstream","toxicity":1,"attributes":{"timeout":0}}`
+	const toxic = `{"name":"` + halfOpen + `","type":"timeout","stream":"downstream",` +
+		`"toxicity":1,"attributes":{"timeout":0}}`
 	if _, err := p.proxy.Toxics.AddToxicJson(strings.NewReader(toxic)); err != nil {
 		return fmt.Errorf("cluster: half-open proxy: %w", err)
 	}
