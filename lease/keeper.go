@@ -75,12 +75,12 @@ func (k *Keeper) Claim(ctx context.Context, limits Limits) (Claim, error) {
 func (c *Claim) scan(rows pgx.Rows) error {
 	for rows.Next() {
 		var (
-			r                               Record
-			id, next, first, last, byt, gap *int64
-			attempts, claims                *int
-			stale                           *bool
+			r                          Record
+			id, next, first, last, byt *int64
+			attempts, claims           *int
+			stale                      *bool
 		)
-		if err := rows.Scan(&c.Suspects, &id, &next, &attempts, &claims, &stale, &first, &last, &byt, &gap); err != nil {
+		if err := rows.Scan(&c.Suspects, &id, &next, &attempts, &claims, &stale, &first, &last, &byt); err != nil {
 			return err
 		}
 		if id == nil {
@@ -89,9 +89,6 @@ func (c *Claim) scan(rows pgx.Rows) error {
 		r.ID, r.Attempts, r.Claims, r.Stale, r.Bytes, r.Last = *id, *attempts, *claims, *stale, *byt, *next-1
 		if first != nil {
 			r.First, r.Last = *first, *last
-		}
-		if gap != nil {
-			r.Gap = *gap
 		}
 		c.Records = append(c.Records, r)
 	}

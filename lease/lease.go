@@ -44,8 +44,6 @@ type Record struct {
 	Claims int
 	// Stale: the lease of another claim had run out; the record had been deferred by the passing of time.
 	Stale bool
-	// Gap is the position of an event before First that an operator skipped, or 0.
-	Gap int64
 }
 
 // Empty reports that the claim saw no event: its writer is still open, or rolled back.

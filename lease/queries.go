@@ -69,8 +69,7 @@ first_pass as materialized (
 rest as materialized (
   select ($5::int - sum(n)) / count(*) filter (where hungry) as events, ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
     from first_pass having count(*) filter (where hungry) > 0)
-select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first, coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0),
-       (select g.position from baton.gap g where g.record = p.id)
+select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first, coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0)
   from (select count(*) filter (where claims >= 2) > 0 as suspects from due) s
   left join first_pass p on true
   left join rest on p.hungry and rest.events > 0 and rest.bytes > 0

@@ -16,9 +16,12 @@ import (
 )
 
 // eventsSQL reads the claimed events, after the claim's commit and outside any lock. Primary key range
-// for each record. $1 ids, $2 firsts, $3 lasts.
+// for each record. The gap before a record's first event is read here too: in the claim's own statement
+// it would be answered on a snapshot older than the row's lock, and a skip between would go untold.
+// $1 ids, $2 firsts, $3 lasts.
 const eventsSQL = `
-select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_key, e.type, e.headers::text, e.payload
+select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_key, e.type, e.headers::text, e.payload,
+       case when e.position = c.first then (select max(g.position) from baton.gap g where g.record = c.id and g.position < c.first) end
   from unnest($1::bigint[], $2::bigint[], $3::bigint[]) c(id, first, last)
   join baton.event e on e.record = c.id and e.position between c.first and c.last
  order by e.record, e.position`
@@ -107,7 +110,7 @@ func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error)
 	}
 	c := Claim{Claim: claimed, Runs: make([]Run, len(claimed.Records))}
 	for i, r := range claimed.Records {
-		c.Runs[i] = Run{ID: r.ID, Token: claimed.Token, Epoch: epoch, Gap: r.Gap, Deadline: claimed.Until}
+		c.Runs[i] = Run{ID: r.ID, Token: claimed.Token, Epoch: epoch, Deadline: claimed.Until}
 	}
 	if err := p.readEvents(ctx, &c); err != nil {
 		p.abandon(ctx, claimed.Token)
@@ -176,14 +179,18 @@ func (p *Postgres) readPiece(ctx context.Context, c *Claim, from, to int) error 
 			e       Event
 			id      int64
 			headers *string
+			gap     *int64
 		)
-		if err := rows.Scan(&id, &e.Position, &e.CreatedAt, (*[16]byte)(&e.ID), &e.Record.Type, &e.Record.Key, &e.Type, &headers, &e.Payload); err != nil {
+		if err := rows.Scan(&id, &e.Position, &e.CreatedAt, (*[16]byte)(&e.ID), &e.Record.Type, &e.Record.Key, &e.Type, &headers, &e.Payload, &gap); err != nil {
 			return err
 		}
 		if e.Headers, err = parseHeaders(headers); err != nil {
 			return fmt.Errorf("headers of position %d: %w", e.Position, err)
 		}
 		run := &c.Runs[index[id]]
+		if gap != nil {
+			run.Gap = *gap
+		}
 		run.Events = append(run.Events, e)
 	}
 	return rows.Err()

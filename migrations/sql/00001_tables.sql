@@ -43,10 +43,11 @@ create table baton.record (
 -- The queue. locked_until and token stay out of every index, so that taking a lease is a HOT update.
 create index record_ready on baton.record (ready_at);
 
--- The event before the next one of this record was skipped by an operator.
+-- Events that an operator skipped, until a later event of the record, which tells of it, is stored.
 create table baton.gap (
-  record   bigint primary key,
-  position bigint not null
+  record   bigint not null,
+  position bigint not null,
+  primary key (record, position)
 );
 
 -- Running relays. A relay writes its row every few seconds and deletes it when it ends.

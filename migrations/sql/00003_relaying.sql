@@ -20,6 +20,7 @@ declare
   free_tokens bigint[];
   gone bigint[];
   kept bigint[];
+  moved bigint[]; -- of both, those that got on: a claim that saw no event tells of no gap
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'baton: ack needs READ COMMITTED, this transaction is %', current_setting('transaction_isolation')
@@ -52,14 +53,14 @@ begin
       delete from baton.record r using unnest(free_ids, free_lasts, free_tokens) a(i, l, t)
        where r.id = a.i and r.token = a.t and r.ready_at < 'infinity'
          and not exists (select from baton.event e where e.record = a.i and e.position > a.l)
-      returning r.id)
-    select array_agg(deleted.id) into gone from deleted;
+      returning r.id, a.l >= r.next_position as moved)
+    select array_agg(d.id), array_agg(d.id) filter (where d.moved) into gone, moved from deleted d;
   end if;
 
   -- 3 the others stay due, at the back of the queue; never backwards, whatever an operator did
   -- meanwhile. A claim that saw no event backs off, 10 ms to 1 s, and costs nothing else
   if coalesce(cardinality(gone), 0) < cardinality(ids) then
-    with moved as (
+    with updated as (
       update baton.record r
          set next_position = greatest(r.next_position, a.l + 1),
              locked_until = '-infinity', token = null, locked_by = null, claims = 0,
@@ -71,14 +72,14 @@ begin
                              else clock_timestamp() + least(1000, 10 * 2 ^ least(r.empties, 7)) * interval '1 ms' end
         from unnest(ids, lasts, tokens) a(i, l, t)
        where r.id = a.i and r.token = a.t
-      returning r.id)
-    select array_agg(moved.id) into kept from moved;
+      returning r.id, r.empties = 0 as moved)
+    select array_agg(u.id), moved || array_agg(u.id) filter (where u.moved) into kept, moved from updated u;
   end if;
 
   -- the event after a skipped one is stored: the gap has been told
   if exists (select from baton.gap) then
     delete from baton.gap g using unnest(ids, lasts) a(i, l)
-     where g.record = a.i and g.position < a.l and (a.i = any (gone) or a.i = any (kept));
+     where g.record = a.i and g.position < a.l and a.i = any (moved);
   end if;
 
   if coalesce(cardinality(gone), 0) + coalesce(cardinality(kept), 0) < n then

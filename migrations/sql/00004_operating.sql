@@ -83,8 +83,7 @@ begin
      set next_position = head + 1, ready_at = clock_timestamp(), locked_until = '-infinity',
          token = null, locked_by = null, attempts = 0, claims = 0, empties = 0, last_error = null
    where r.id = i;
-  insert into baton.gap (record, position) values (i, head)
-  on conflict (record) do update set position = excluded.position;
+  insert into baton.gap (record, position) values (i, head) on conflict do nothing;
   perform baton.write_audit('skip', record_type, record_key, head, reason);
   return head;
 end $$;
