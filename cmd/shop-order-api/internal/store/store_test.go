@@ -3,6 +3,7 @@ package store_test
 import (
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -12,6 +13,7 @@ import (
 	"github.com/batonrelay/baton/cmd/shop-order-api/internal/model"
 	"github.com/batonrelay/baton/cmd/shop-order-api/internal/shoptest"
 	"github.com/batonrelay/baton/cmd/shop-order-api/internal/store"
+	"github.com/batonrelay/baton/internal/cluster"
 	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/migrations"
 )
@@ -273,6 +275,34 @@ func TestEveryWayOfExecutingWorks(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// TestPoolerInTransactionModeServes runs through a real PgBouncer, more writers than it has server connections.
+func TestPoolerInTransactionModeServes(t *testing.T) {
+	t.Parallel()
+	database := shoptest.Database(t)
+	pooler, err := cluster.StartPgBouncer(t.Context(), database, t.Logf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pooler.Stop)
+	u, err := url.Parse(database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	through := withQuery(t, pooler.URL(strings.TrimPrefix(u.Path, "/")), "default_query_exec_mode", "exec")
+	s := store.New(shoptest.Pool(t, through+"&pool_max_conns=8"))
+	if err := errors.Join(s.Migrate(t.Context()), s.Ready(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	var g errgroup.Group
+	for range 8 {
+		o := create(t, s)
+		g.Go(func() error { return updateTimes(t, s, o.ID, 10) })
+	}
+	if err := g.Wait(); err != nil {
+		t.Error(err)
 	}
 }
 
