@@ -120,6 +120,7 @@ func write[T any](ctx context.Context, p *workerPool, deadline time.Time, items 
 	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
+	var last error
 	b := retry.WithCappedDuration(time.Second, retry.NewExponential(20*time.Millisecond))
 	err := retry.Do(ctx, retry.WithJitterPercent(20, b), func(ctx context.Context) error {
 		err := do(ctx, items)
@@ -139,10 +140,11 @@ func write[T any](ctx context.Context, p *workerPool, deadline time.Time, items 
 			return nil
 		}
 		p.r.stats.jobRetries.Add(1)
+		last = err
 		return retry.RetryableError(err)
 	})
 	if err != nil {
-		p.r.log.Warn("leases not settled in time: they end by themselves", "leases", len(items), "err", err)
+		p.r.log.Warn("leases not settled in time: they end by themselves", "leases", len(items), "err", errors.Join(err, last))
 	}
 	return lost + len(items)
 }

@@ -20,7 +20,7 @@ declare
   free_tokens bigint[];
   gone bigint[];
   kept bigint[];
-  moved bigint[]; -- of both, those that got on: a claim that saw no event tells of no gap
+  told bigint[]; -- of both, those that got on: a claim that saw no event tells of no gap
 begin
   if current_setting('transaction_isolation') <> 'read committed' then
     raise exception 'baton: ack needs READ COMMITTED, this transaction is %', current_setting('transaction_isolation')
@@ -54,7 +54,7 @@ begin
        where r.id = a.i and r.token = a.t and r.ready_at < 'infinity'
          and not exists (select from baton.event e where e.record = a.i and e.position > a.l)
       returning r.id, a.l >= r.next_position as moved)
-    select array_agg(d.id), array_agg(d.id) filter (where d.moved) into gone, moved from deleted d;
+    select array_agg(d.id), array_agg(d.id) filter (where d.moved) into gone, told from deleted d;
   end if;
 
   -- 3 the others stay due, at the back of the queue; never backwards, whatever an operator did
@@ -73,13 +73,13 @@ begin
         from unnest(ids, lasts, tokens) a(i, l, t)
        where r.id = a.i and r.token = a.t
       returning r.id, r.empties = 0 as moved)
-    select array_agg(u.id), moved || array_agg(u.id) filter (where u.moved) into kept, moved from updated u;
+    select array_agg(u.id), told || array_agg(u.id) filter (where u.moved) into kept, told from updated u;
   end if;
 
   -- the event after a skipped one is stored: the gap has been told
   if exists (select from baton.gap) then
     delete from baton.gap g using unnest(ids, lasts) a(i, l)
-     where g.record = a.i and g.position < a.l and a.i = any (moved);
+     where g.record = a.i and g.position < a.l and a.i = any (told);
   end if;
 
   if coalesce(cardinality(gone), 0) + coalesce(cardinality(kept), 0) < n then
