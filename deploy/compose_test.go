@@ -184,7 +184,9 @@ func TestStopsAreLongerThanDrains(t *testing.T) {
 
 func TestHealthChecksAskWhereTheServiceListens(t *testing.T) {
 	t.Parallel()
-	listens := map[string]string{"relay-1": "BATON_OPS_LISTEN", "relay-2": "BATON_OPS_LISTEN", "shop-order-api": "SHOP_LISTEN"}
+	listens := map[string]string{
+		"relay-1": "BATON_OPS_LISTEN", "relay-2": "BATON_OPS_LISTEN", "shop-order-api": "SHOP_LISTEN",
+	}
 	for name, variable := range listens {
 		s := service(t, name)
 		listen := s.Environment[variable]

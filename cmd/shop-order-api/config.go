@@ -111,7 +111,7 @@ func joinMistakes(mistakes map[string]string) error {
 		return nil
 	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "shop-order-api: %d variables with a mistake", len(mistakes))
+	b.WriteString("shop-order-api: the environment is not right:")
 	for _, name := range slices.Sorted(maps.Keys(mistakes)) {
 		fmt.Fprintf(&b, "\n  %s %s", name, mistakes[name])
 		if example := examples[name]; example != "" {

@@ -103,7 +103,7 @@ func serve(ctx context.Context, srv *http.Server, c config, log *slog.Logger, st
 		return fmt.Errorf("shop-order-api: serve: %w", err)
 	case <-ctx.Done():
 	}
-	log.Info("draining", "at_most", c.Drain)
+	log.Info("draining", "at_most", c.Drain.String())
 	err = drain(ctx, srv, c.Drain)
 	<-served
 	return err

@@ -77,7 +77,8 @@ const orderJSON = `{"version":1,"customer":"Ada","currency":"EUR","items":[{"sku
 // updateHeld starts an update of a row that is held, and returns when it waits in the database.
 func updateHeld(t *testing.T, r running) (status chan int, letGo func()) {
 	t.Helper()
-	if got, want := r.do("POST", "/orders", strings.Replace(orderJSON, `"version":1,`, "", 1)), http.StatusCreated; got != want {
+	draft := strings.Replace(orderJSON, `"version":1,`, "", 1)
+	if got, want := r.do("POST", "/orders", draft), http.StatusCreated; got != want {
 		t.Fatalf("POST status = %d, want %d", got, want)
 	}
 	letGo = shoptest.HoldRow(t, r.pool, 1)

@@ -115,7 +115,8 @@ func TestAnOrderLivesFromPostToDelete(t *testing.T) {
 	if diff := cmp.Diff(read, updated); diff != "" {
 		t.Errorf("read after PUT (-got +want):\n%s", diff)
 	}
-	if got := send(t, s.Server, "DELETE", path+"?version=2", ""); got.status != http.StatusNoContent || len(got.body) != 0 {
+	got := send(t, s.Server, "DELETE", path+"?version=2", "")
+	if got.status != http.StatusNoContent || len(got.body) != 0 {
 		t.Errorf("DELETE = %d %q, want 204 and nothing", got.status, got.body)
 	}
 	var types []string

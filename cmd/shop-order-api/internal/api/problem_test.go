@@ -108,7 +108,8 @@ func TestEveryRefusalIsAProblem(t *testing.T) {
 			}
 		})
 	}
-	if got := shoptest.Int(t, s.pool, `SELECT (SELECT count(*) FROM shop.orders) + (SELECT count(*) FROM baton.event)`); got != 0 {
+	const written = `SELECT (SELECT count(*) FROM shop.orders) + (SELECT count(*) FROM baton.event)`
+	if got := shoptest.Int(t, s.pool, written); got != 0 {
 		t.Errorf("orders and events after refusals = %d, want 0", got)
 	}
 }
@@ -187,7 +188,8 @@ func TestDatabaseDownIsUnavailable(t *testing.T) {
 	s := serve(t, pool, 30*time.Second)
 	for _, a := range []answer{
 		send(t, s, "POST", "/orders", draftJSON), send(t, s, "GET", "/orders", ""), send(t, s, "GET", "/orders/1", ""),
-		send(t, s, "PUT", "/orders/1", updateJSON(1)), send(t, s, "DELETE", "/orders/1", ""), send(t, s, "GET", "/readyz", ""),
+		send(t, s, "PUT", "/orders/1", updateJSON(1)),
+		send(t, s, "DELETE", "/orders/1", ""), send(t, s, "GET", "/readyz", ""),
 	} {
 		checkUnavailable(t, a)
 		if body := string(a.body); strings.Contains(body, "127.0.0.1") || strings.Contains(body, "secret") {
