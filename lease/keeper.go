@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"github.com/batonrelay/baton/migrations"
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // ApplicationName is how the names of relays' database sessions begin. Only such sessions are ended by EndStuck.
@@ -37,15 +37,15 @@ type Keeper struct {
 // New checks cfg and touches nothing.
 func New(pool *pgxpool.Pool, cfg Config) (*Keeper, error) {
 	if cfg.Schema == "" {
-		cfg.Schema = migrations.DefaultSchema
+		cfg.Schema = schema.Default
 	}
-	if err := migrations.CheckSchema(cfg.Schema); err != nil {
+	if err := schema.Check(cfg.Schema); err != nil {
 		return nil, err
 	}
 	if cfg.Lease < 100*time.Millisecond {
 		return nil, fmt.Errorf("lease: Lease is %v, at least 100ms are needed", cfg.Lease)
 	}
-	in := func(sql string) string { return migrations.InSchema(sql, cfg.Schema) }
+	in := func(sql string) string { return schema.In(sql, cfg.Schema) }
 	return &Keeper{
 		pool: pool, lease: cfg.Lease, instance: cfg.Instance,
 		claim: in(claimSQL), claimAlone: in(claimAloneSQL), extend: in(extendSQL),

@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // writerGrants let a role write events, in either way, and see nothing of what others wrote: RETURNING
@@ -36,11 +38,9 @@ grant execute on function baton.retain(interval, bigint, int) to ROLE;
 grant execute on function baton.park(text, text, text), baton.unpark(text, text, text), baton.skip(text, text, text) to ROLE;`
 
 // Grants returns the least that a writer's and a relay's role need, as SQL. "" leaves one out.
-func Grants(schema, writer, relay string) (string, error) {
-	if schema == "" {
-		schema = DefaultSchema
-	}
-	if err := CheckSchema(schema); err != nil {
+func Grants(schemaName, writer, relay string) (string, error) {
+	name, err := schemaOr(schemaName)
+	if err != nil {
 		return "", err
 	}
 	if writer == "" && relay == "" {
@@ -54,14 +54,14 @@ func Grants(schema, writer, relay string) (string, error) {
 		if strings.ContainsRune(g.role, 0) || len(g.role) > 63 {
 			return "", fmt.Errorf("migrations: grants: role %q: at most 63 bytes, no NUL", g.role)
 		}
-		b.WriteString(strings.ReplaceAll(InSchema(g.sql, schema), "ROLE", pgx.Identifier{g.role}.Sanitize()))
+		b.WriteString(strings.ReplaceAll(schema.In(g.sql, name), "ROLE", pgx.Identifier{g.role}.Sanitize()))
 	}
 	return strings.TrimPrefix(b.String(), "\n") + "\n", nil
 }
 
 // Grant applies what Grants returns, in one transaction.
-func Grant(ctx context.Context, url, schema, writer, relay string) error {
-	grants, err := Grants(schema, writer, relay)
+func Grant(ctx context.Context, url, schemaName, writer, relay string) error {
+	grants, err := Grants(schemaName, writer, relay)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // metaSQL reads the one row; the system identifier tells this cluster from a restored copy.
@@ -46,13 +48,13 @@ type Querier interface {
 var ErrNotMigrated = errors.New("migrations: the outbox is not in this database: run baton migrate up")
 
 // ReadMeta returns ErrNotMigrated where the schema is missing.
-func ReadMeta(ctx context.Context, db Querier, schema string) (Meta, error) {
+func ReadMeta(ctx context.Context, db Querier, schemaName string) (Meta, error) {
 	var m Meta
-	err := db.QueryRow(ctx, InSchema(metaSQL, schema)).Scan(&m.SchemaVersion, &m.RelayOldest,
+	err := db.QueryRow(ctx, schema.In(metaSQL, schemaName)).Scan(&m.SchemaVersion, &m.RelayOldest,
 		&m.Stored.SystemIdentifier, &m.Stored.Source, &m.Stored.KafkaClusterID, &m.SystemIdentifier)
 	var pg *pgconn.PgError
 	if errors.As(err, &pg) && (pg.Code == "42P01" || pg.Code == "3F000") || errors.Is(err, pgx.ErrNoRows) {
-		return m, fmt.Errorf("%w (schema %s)", ErrNotMigrated, schema)
+		return m, fmt.Errorf("%w (schema %s)", ErrNotMigrated, schemaName)
 	}
 	if err != nil {
 		return m, fmt.Errorf("migrations: read meta: %w", err)
@@ -95,12 +97,12 @@ func (stored Identity) differs(now Identity) []error {
 }
 
 // Adopt stores what of the identity is not stored yet: the first relay completes what migrate left out.
-func Adopt(ctx context.Context, db Querier, schema string, m Meta, source, kafkaClusterID string) error {
+func Adopt(ctx context.Context, db Querier, schemaName string, m Meta, source, kafkaClusterID string) error {
 	merged := m.Stored.or(Identity{SystemIdentifier: m.SystemIdentifier, Source: source, KafkaClusterID: kafkaClusterID})
 	if merged == m.Stored {
 		return nil
 	}
-	if _, err := db.Exec(ctx, InSchema(identifySQL, schema), merged.SystemIdentifier, merged.Source, merged.KafkaClusterID); err != nil {
+	if _, err := db.Exec(ctx, schema.In(identifySQL, schemaName), merged.SystemIdentifier, merged.Source, merged.KafkaClusterID); err != nil {
 		return fmt.Errorf("migrations: store identity: %w", err)
 	}
 	return nil
@@ -122,8 +124,8 @@ func (stored Identity) or(now Identity) Identity {
 
 // identify stores who this outbox is after the migrations. A stored identity that differs stays, and
 // stops the relays, unless the operator accepts the new one.
-func identify(ctx context.Context, conn *pgx.Conn, schema string, opts Options) error {
-	m, err := ReadMeta(ctx, conn, schema)
+func identify(ctx context.Context, conn *pgx.Conn, schemaName string, opts Options) error {
+	m, err := ReadMeta(ctx, conn, schemaName)
 	if err != nil {
 		return err
 	}
@@ -135,15 +137,15 @@ func identify(ctx context.Context, conn *pgx.Conn, schema string, opts Options) 
 	if len(problems) > 0 {
 		m.Stored = now.or(m.Stored)
 		reason := "accepted: " + errors.Join(problems...).Error()
-		if _, err := conn.Exec(ctx, InSchema(acceptAuditSQL, schema), reason); err != nil {
+		if _, err := conn.Exec(ctx, schema.In(acceptAuditSQL, schemaName), reason); err != nil {
 			return fmt.Errorf("migrations: audit: %w", err)
 		}
-		if _, err := conn.Exec(ctx, InSchema(identifySQL, schema), m.Stored.SystemIdentifier, m.Stored.Source, m.Stored.KafkaClusterID); err != nil {
+		if _, err := conn.Exec(ctx, schema.In(identifySQL, schemaName), m.Stored.SystemIdentifier, m.Stored.Source, m.Stored.KafkaClusterID); err != nil {
 			return fmt.Errorf("migrations: store identity: %w", err)
 		}
 		return nil
 	}
-	return Adopt(ctx, conn, schema, m, opts.Source, opts.KafkaClusterID)
+	return Adopt(ctx, conn, schemaName, m, opts.Source, opts.KafkaClusterID)
 }
 
 // lacksRight: the schema exists already and this role may not create one.

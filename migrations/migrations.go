@@ -10,7 +10,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"regexp"
 	"strings"
 	"testing/fstest"
 
@@ -18,13 +17,12 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // Version is the schema that this build was written for.
 const Version = 4
-
-// DefaultSchema is where the outbox lives unless a deployment says otherwise.
-const DefaultSchema = "baton"
 
 // serverVersionMin is PostgreSQL 14: SQL-standard function bodies and range scans by ctid.
 const serverVersionMin = 140000
@@ -34,7 +32,7 @@ var files embed.FS
 
 // Options say where the schema goes and what it is for. The zero value is the default schema.
 type Options struct {
-	Schema string // an identifier: small letters, digits and '_', at most 63; "" is DefaultSchema
+	Schema string // an identifier: small letters, digits and '_', at most 63; "" is baton
 	// Source and KafkaClusterID name what this outbox is published as, and to where; a relay that finds
 	// other ones stops. "" leaves what is stored.
 	Source         string
@@ -51,34 +49,14 @@ type Applied struct {
 	Done    bool   `json:"done"`
 }
 
-var schemaName = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
-
-// CheckSchema refuses names that would need quoting beyond that of reserved words.
-func CheckSchema(name string) error {
-	if !schemaName.MatchString(name) || strings.HasPrefix(name, "pg_") {
-		return fmt.Errorf("migrations: schema %q: must be 1 to 63 small letters, digits or '_', not begin with a digit or pg_, for example %q",
-			name, DefaultSchema)
-	}
-	return nil
-}
-
-var qualifier = regexp.MustCompile(`\bbaton\.`)
-
-// InSchema puts a schema's quoted name where sql says baton. or 'baton'. The name must have passed CheckSchema.
-func InSchema(sql, schema string) string {
-	sql = qualifier.ReplaceAllLiteralString(sql, pgx.Identifier{schema}.Sanitize()+".")
-	sql = strings.ReplaceAll(sql, "schema baton ", "schema "+pgx.Identifier{schema}.Sanitize()+" ")
-	return strings.ReplaceAll(sql, "'baton'", "'"+schema+"'")
-}
-
 // Up applies what is missing. url must reach the server itself: the lock that keeps two migrators apart
 // belongs to a session, which a transaction-mode pooler shares out.
 func Up(ctx context.Context, url string, opts Options) error {
-	return withProvider(ctx, url, opts, func(conn *pgx.Conn, schema string, p *goose.Provider) error {
+	return withProvider(ctx, url, opts, func(conn *pgx.Conn, name string, p *goose.Provider) error {
 		if _, err := p.Up(ctx); err != nil {
 			return fmt.Errorf("migrations: up: %w", err)
 		}
-		return identify(ctx, conn, schema, opts)
+		return identify(ctx, conn, name, opts)
 	})
 }
 
@@ -99,11 +77,8 @@ func Status(ctx context.Context, url string, opts Options) ([]Applied, error) {
 }
 
 func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.Conn, string, *goose.Provider) error) error {
-	schema := opts.Schema
-	if schema == "" {
-		schema = DefaultSchema
-	}
-	if err := CheckSchema(schema); err != nil {
+	name, err := schemaOr(opts.Schema)
+	if err != nil {
 		return err
 	}
 	conn, err := connect(ctx, url)
@@ -111,22 +86,32 @@ func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.C
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{schema}.Sanitize()); err != nil && !lacksRight(err) {
-		return fmt.Errorf("migrations: create schema %s: %w", schema, err)
+	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !lacksRight(err) {
+		return fmt.Errorf("migrations: create schema %s: %w", name, err)
 	}
 	config := conn.Config() // a copy
-	config.RuntimeParams["search_path"] = pgx.Identifier{schema}.Sanitize()
+	config.RuntimeParams["search_path"] = pgx.Identifier{name}.Sanitize()
 	db := stdlib.OpenDB(*config)
 	defer db.Close()
-	provider, err := newProvider(db, schema)
+	provider, err := newProvider(db, name)
 	if err != nil {
 		return err
 	}
-	return use(conn, schema, provider)
+	return use(conn, name, provider)
 }
 
-func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
-	source, err := inSchema(schema)
+func schemaOr(name string) (string, error) {
+	if name == "" {
+		return schema.Default, nil
+	}
+	if err := schema.Check(name); err != nil {
+		return "", fmt.Errorf("migrations: %w", err)
+	}
+	return name, nil
+}
+
+func newProvider(db *sql.DB, name string) (*goose.Provider, error) {
+	source, err := inSchema(name)
 	if err != nil {
 		return nil, err
 	}
@@ -144,18 +129,18 @@ func newProvider(db *sql.DB, schema string) (*goose.Provider, error) {
 }
 
 // inSchema returns the embedded files with the schema's name in them.
-func inSchema(schema string) (fs.FS, error) {
+func inSchema(schemaName string) (fs.FS, error) {
 	out := fstest.MapFS{}
 	names, err := fs.Glob(files, "sql/*.sql")
 	if err != nil {
 		return nil, err
 	}
-	for _, name := range names {
-		text, err := files.ReadFile(name)
+	for _, file := range names {
+		text, err := files.ReadFile(file)
 		if err != nil {
 			return nil, err
 		}
-		out[strings.TrimPrefix(name, "sql/")] = &fstest.MapFile{Data: []byte(InSchema(string(text), schema))}
+		out[strings.TrimPrefix(file, "sql/")] = &fstest.MapFile{Data: []byte(schema.In(string(text), schemaName))}
 	}
 	return out, nil
 }

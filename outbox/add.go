@@ -14,7 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgtype"
 	"go.opentelemetry.io/otel/propagation"
 
-	"github.com/batonrelay/baton/migrations"
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // addSQL takes the gates of all records, sorted, then numbers and inserts: one round trip for any
@@ -26,11 +26,11 @@ const addSQL = `select baton.add($1::text[], $2::text[], $3::text[], $4::bytea[]
 type Writer struct{ schema string }
 
 // NewWriter checks the schema's name and touches nothing.
-func NewWriter(schema string) (*Writer, error) {
-	if err := migrations.CheckSchema(schema); err != nil {
-		return nil, err
+func NewWriter(name string) (*Writer, error) {
+	if err := schema.Check(name); err != nil {
+		return nil, fmt.Errorf("outbox: %w", err)
 	}
-	return &Writer{schema: schema}, nil
+	return &Writer{schema: name}, nil
 }
 
 // Add writes events into the outbox of the default schema, in the caller's transaction, and returns
@@ -74,11 +74,11 @@ func (w *Writer) add(ctx context.Context, events []Event, query func(string, []a
 	if err != nil {
 		return nil, err
 	}
-	schema := w.schema
-	if schema == "" {
-		schema = migrations.DefaultSchema
+	name := w.schema
+	if name == "" {
+		name = schema.Default
 	}
-	if err := query(migrations.InSchema(addSQL, schema), args); err != nil {
+	if err := query(schema.In(addSQL, name), args); err != nil {
 		return nil, addError(len(events), err)
 	}
 	return *positions, nil
@@ -159,7 +159,7 @@ func addError(n int, err error) error {
 			return &FieldError{Index: index, Field: pg.ColumnName, Reason: pg.Message}
 		}
 	case pg.Code == "3F000", pg.Code == "42883", pg.Code == "42P01":
-		return fmt.Errorf("%w: %w", migrations.ErrNotMigrated, err)
+		return fmt.Errorf("%w: %w", ErrNotMigrated, err)
 	case pg.Code == "42501":
 		return fmt.Errorf("outbox: add %d events: this role may not write the outbox, see baton migrate grants --writer: %w", n, err)
 	}

@@ -47,6 +47,9 @@ func ClassOf(err error) Class {
 	return BadWorld
 }
 
+// ErrNotMigrated: the outbox is not in this database.
+var ErrNotMigrated = errors.New("outbox: the outbox is not in this database: run baton migrate up")
+
 // ErrTooManyGates: one transaction would hold the gates of more records than baton.gates_max (256).
 var ErrTooManyGates = errors.New("outbox: too many records in one transaction")
 

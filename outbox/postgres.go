@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/batonrelay/baton/internal/schema"
 	"github.com/batonrelay/baton/lease"
-	"github.com/batonrelay/baton/migrations"
 )
 
 // eventsSQL reads the claimed events, after the claim's commit and outside any lock. Primary key range
@@ -64,7 +64,7 @@ type Postgres struct {
 // lease.ApplicationName, so that other relays can end them when they hang.
 func NewPostgres(pool *pgxpool.Pool, cfg PostgresConfig) (*Postgres, error) {
 	if cfg.Schema == "" {
-		cfg.Schema = migrations.DefaultSchema
+		cfg.Schema = schema.Default
 	}
 	if cfg.Lease == 0 {
 		cfg.Lease = 30 * time.Second
@@ -86,7 +86,7 @@ func NewPostgres(pool *pgxpool.Pool, cfg PostgresConfig) (*Postgres, error) {
 	}
 	return &Postgres{
 		pool: pool, cfg: cfg, keeper: keeper, writer: writer, id: id,
-		events: migrations.InSchema(eventsSQL, cfg.Schema),
+		events: schema.In(eventsSQL, cfg.Schema),
 	}, nil
 }
 

@@ -104,6 +104,9 @@ func (p *producer) judge(w *work, sent Run, v Verdict) (o outcome, settled bool)
 		p.r.stats.published.Add(int64(v.Stored))
 		w.advance(v.Stored)
 	}
+	if v.Stored == len(sent.Events) {
+		v.Err = nil // whatever it was, it did not keep an event out
+	}
 	switch {
 	case v.Err == nil && v.Stored < len(sent.Events):
 		v.Err = errors.New("outbox: the sender stopped and did not say why")

@@ -10,7 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/batonrelay/baton/migrations"
+	"github.com/batonrelay/baton/internal/schema"
 )
 
 // heartbeatSQL says that this instance is there. $1 id, $2 name, $3 version, $4 pooler.
@@ -64,7 +64,7 @@ func (p *Postgres) Maintain(ctx context.Context) error {
 func (p *Postgres) maintainOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, stuckAfter)
 	defer cancel()
-	_, err := p.pool.Exec(ctx, migrations.InSchema(heartbeatSQL, p.cfg.Schema), p.id, p.cfg.Name, p.cfg.Version, p.cfg.Pooler)
+	_, err := p.pool.Exec(ctx, schema.In(heartbeatSQL, p.cfg.Schema), p.id, p.cfg.Name, p.cfg.Version, p.cfg.Pooler)
 	if err != nil {
 		return fmt.Errorf("outbox: heartbeat: %w", err)
 	}
@@ -77,7 +77,7 @@ func (p *Postgres) maintainOnce(ctx context.Context) error {
 func (p *Postgres) depart(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
-	if _, err := p.pool.Exec(ctx, migrations.InSchema(departSQL, p.cfg.Schema), p.id); err != nil {
+	if _, err := p.pool.Exec(ctx, schema.In(departSQL, p.cfg.Schema), p.id); err != nil {
 		return fmt.Errorf("outbox: depart: %w", err)
 	}
 	return nil
@@ -119,7 +119,7 @@ func (p *Postgres) releaseAbandoned(ctx context.Context) error {
 // retain walks the event table by pages, round and round, at a bounded rate. A step that another
 // instance is taking, or that fails, is taken again after a pause.
 func (p *Postgres) retain(ctx context.Context) {
-	sql := migrations.InSchema(retainSQL, p.cfg.Schema)
+	sql := schema.In(retainSQL, p.cfg.Schema)
 	page, pause := int64(0), retentionStep
 	for {
 		select {
