@@ -34,6 +34,8 @@ type fault struct {
 	rebuild bool
 	// undecided: the event may still land.
 	undecided bool
+	// cure is what an operator can do, if there is something.
+	cure string
 }
 
 // faults is the one place that says whose fault an error is. The first row that matches holds; an error without a
@@ -43,9 +45,11 @@ var faults = []fault{
 	row("out of brokers", is(sarama.ErrOutOfBrokers), outbox.BadWorld),
 
 	// The event. sarama measures a message against MaxMessageBytes by itself, before it is in any batch.
-	row("larger than MaxMessageBytes", as[sarama.ConfigurationError], outbox.BadEvent),
+	row("larger than MaxMessageBytes", as[sarama.ConfigurationError], outbox.BadEvent).
+		say("raise the relay's limit and the topic's max.message.bytes, or skip the event"),
 	// The broker's limit is for the batch, and eight small events can break it together.
-	row("MESSAGE_TOO_LARGE", is(sarama.ErrMessageSizeTooLarge), outbox.BadEvent).inBatch(),
+	row("MESSAGE_TOO_LARGE", is(sarama.ErrMessageSizeTooLarge), outbox.BadEvent).inBatch().
+		say("raise the topic's max.message.bytes, or skip the event"),
 	row("RECORD_LIST_TOO_LARGE", is(sarama.ErrMessageSetSizeTooLarge), outbox.BadEvent).inBatch(),
 	// The broker's validation names a record in its answer, but sarama fails the whole batch.
 	row("INVALID_RECORD", is(sarama.ErrInvalidRecord), outbox.BadEvent).inBatch(),
@@ -54,9 +58,11 @@ var faults = []fault{
 
 	// The topic. Unknown may be a topic just made, deleted, or a typo: only time tells these apart, and sarama has
 	// asked for some 300 ms when it says so. It costs an attempt; how many a record has is the relay's decision.
-	row("UNKNOWN_TOPIC_OR_PARTITION", is(sarama.ErrUnknownTopicOrPartition), outbox.BadTopic),
+	row("UNKNOWN_TOPIC_OR_PARTITION", is(sarama.ErrUnknownTopicOrPartition), outbox.BadTopic).
+		say("run: baton topics ensure"),
 	row("INVALID_TOPIC", is(sarama.ErrInvalidTopic), outbox.BadTopic),
-	row("TOPIC_AUTHORIZATION_FAILED", is(sarama.ErrTopicAuthorizationFailed), outbox.BadTopic),
+	row("TOPIC_AUTHORIZATION_FAILED", is(sarama.ErrTopicAuthorizationFailed), outbox.BadTopic).
+		say("grant the relay Write and Describe on the topic"),
 	// The topic keeps an old message format, which has no headers and no idempotence.
 	row("UNSUPPORTED_FOR_MESSAGE_FORMAT", is(sarama.ErrUnsupportedForMessageFormat), outbox.BadTopic),
 	row("partition count not accepted", as[*PartitionsError], outbox.BadTopic),
@@ -77,7 +83,8 @@ var faults = []fault{
 	// The world, where one might think otherwise. Not the event: its timestamp is this machine's clock.
 	row("INVALID_TIMESTAMP", is(sarama.ErrInvalidTimestamp), outbox.BadWorld),
 	// Not the topic: idempotent writes are denied to this relay altogether.
-	row("CLUSTER_AUTHORIZATION_FAILED", is(sarama.ErrClusterAuthorizationFailed), outbox.BadWorld),
+	row("CLUSTER_AUTHORIZATION_FAILED", is(sarama.ErrClusterAuthorizationFailed), outbox.BadWorld).
+		say("grant the relay IdempotentWrite on the cluster"),
 	// Not the event: what was damaged on the wire is whole in the database.
 	row("CORRUPT_MESSAGE", is(sarama.ErrInvalidMessage), outbox.BadWorld),
 	row("REQUEST_TIMED_OUT", is(sarama.ErrRequestTimedOut), outbox.BadWorld),
@@ -92,9 +99,10 @@ func row(name string, match func(error) bool, class outbox.Class) fault {
 	return fault{name: name, match: match, class: class}
 }
 
-func (f fault) inBatch() fault { f.alone = true; return f }
-func (f fault) fatal() fault   { f.rebuild = true; return f }
-func (f fault) silent() fault  { f.rebuild, f.undecided = true, true; return f }
+func (f fault) inBatch() fault        { f.alone = true; return f }
+func (f fault) say(cure string) fault { f.cure = cure; return f }
+func (f fault) fatal() fault          { f.rebuild = true; return f }
+func (f fault) silent() fault         { f.rebuild, f.undecided = true, true; return f }
 
 func is(target error) func(error) bool {
 	return func(err error) bool { return errors.Is(err, target) }

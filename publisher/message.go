@@ -3,7 +3,6 @@ package publisher
 import (
 	"encoding/hex"
 	"fmt"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -120,15 +119,20 @@ func (p *press) own(headers map[string]string) error {
 			p.text(name, value)
 		}
 	}
-	for _, name := range slices.Sorted(maps.Keys(headers)) {
+	others := make([]string, 0, 16) // on the stack, for most events
+	for name := range headers {
 		switch {
 		case reserved(name):
 			return &outbox.ClassError{Class: outbox.BadEvent, Err: fmt.Errorf(
 				"publisher: header %q: names that begin with ce_ or baton_ are the relay's", name)}
 		case name == headerContentType, name == headerParent, name == headerState, name == headerBaggage:
 		default:
-			p.text(name, headers[name])
+			others = append(others, name)
 		}
+	}
+	slices.Sort(others)
+	for _, name := range others {
+		p.text(name, headers[name])
 	}
 	return nil
 }

@@ -138,7 +138,8 @@ func TestDecodeReadsWhatWasWritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	read := &sarama.ConsumerMessage{
-		Topic: "orders", Partition: 3, Offset: 17, Key: []byte("42"), Value: run.Events[0].Payload, Timestamp: time.Unix(1, 0),
+		Topic: "orders", Partition: 3, Offset: 17, Timestamp: time.Unix(1, 0),
+		Key: []byte("42"), Value: run.Events[0].Payload,
 	}
 	for i := range headers {
 		read.Headers = append(read.Headers, &headers[i])

@@ -63,8 +63,8 @@ func TestRecordTypeThatIsNotAllowedIsABadTopicWithTheCure(t *testing.T) {
 }
 
 func TestParseRoutingNamesEveryBadPiece(t *testing.T) {
-	_, err := ParseRouting("shop.order, a=b;policy=drop, c=d;key=id, e=f;polcy=park, g h=i, j=k/l, m*=n, shop.x=1,shop.x=2",
-		"ok.*, no*pe")
+	_, err := ParseRouting("shop.order, a=b;policy=drop, c=d;key=id, e=f;polcy=park, g h=i, j=k/l, m*=n, "+
+		"shop.x=1,shop.x=2", "ok.*, no*pe")
 	if err == nil {
 		t.Fatal("ParseRouting accepted nonsense")
 	}

@@ -11,9 +11,9 @@ import (
 
 const (
 	openPause    = 100 * time.Millisecond // before a producer is opened again, doubled each time
-	openPauseMax = 5 * time.Second
+	openPauseMax = 2 * time.Second
 	// calmAfter is how long a producer must have lived for the pauses to begin afresh.
-	calmAfter = 30 * time.Second
+	calmAfter = 10 * time.Second
 	// leaveAfter bounds the end of what was cut off.
 	leaveAfter = 2 * time.Second
 )
@@ -29,17 +29,33 @@ type supply struct {
 	ending  map[*generation]struct{}
 	opening chan struct{} // non-nil while somebody opens
 	pauses  retry.Backoff
-	notYet  time.Time // no opening before
-	err     error     // of the last opening
+	due     time.Duration // the pause between the last opening and the next
+	notYet  time.Time     // no opening before
+	err     error         // of the last opening
 }
 
 func newSupply(c Config, lone bool) *supply {
-	return &supply{config: c, lone: lone, ending: map[*generation]struct{}{}, pauses: newPauses()}
+	s := &supply{config: c, lone: lone, ending: map[*generation]struct{}{}}
+	s.calm()
+	return s
 }
 
-func newPauses() retry.Backoff {
+// calm begins the pauses afresh.
+func (s *supply) calm() {
 	b := retry.WithCappedDuration(openPauseMax, retry.NewExponential(openPause))
-	return retry.WithJitterPercent(20, b)
+	s.pauses = retry.WithJitterPercent(20, b)
+	s.due, _ = s.pauses.Next()
+}
+
+// pause returns the pause that is due after an opening, and makes the next one longer. lived is how long the producer
+// worked.
+func (s *supply) pause(lived time.Duration) time.Duration {
+	if lived > calmAfter {
+		s.calm()
+	}
+	due := s.due
+	s.due, _ = s.pauses.Next()
+	return due
 }
 
 // acquire returns the current producer, which must be let go by users.Done, and opens one if there is none.
@@ -84,7 +100,7 @@ func (s *supply) open(ctx context.Context, topic string) error {
 	s.opening = nil
 	if err != nil {
 		s.err = err
-		s.notYet = time.Now().Add(s.pause())
+		s.notYet = time.Now().Add(s.pause(0))
 		return err
 	}
 	s.current = g
@@ -99,16 +115,12 @@ func (s *supply) open(ctx context.Context, topic string) error {
 func (s *supply) replace(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.current != g {
+	age := time.Since(g.born)
+	if s.current != g || age < s.due {
 		return
 	}
-	age := time.Since(g.born)
-	if age > calmAfter {
-		s.pauses = newPauses()
-	}
-	if pause := s.pause(); age >= pause {
-		s.drop(g, (*generation).end)
-	}
+	s.pause(age)
+	s.drop(g, (*generation).end)
 }
 
 // abandon cuts a silent producer off: what waits in it must not go out later than can be helped. Everybody's
@@ -116,12 +128,9 @@ func (s *supply) replace(g *generation) {
 func (s *supply) abandon(g *generation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if age := time.Since(g.born); s.current == g {
-		if age > calmAfter {
-			s.pauses = newPauses()
-		}
+	if s.current == g {
 		s.err = ErrSilence
-		s.notYet = g.born.Add(s.pause())
+		s.notYet = g.born.Add(s.pause(time.Since(g.born)))
 	}
 	s.drop(g, (*generation).cut)
 }
@@ -141,11 +150,6 @@ func (s *supply) drop(g *generation, how func(*generation)) {
 		delete(s.ending, g)
 		s.mu.Unlock()
 	}()
-}
-
-func (s *supply) pause() time.Duration {
-	pause, _ := s.pauses.Next()
-	return pause
 }
 
 // close ends the producer and waits for it until done; then it cuts, waits a moment more, and leaves.

@@ -25,7 +25,8 @@ func TestEnsureCreatesWhatIsMissingAndWarnsOfWhatIsDangerous(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []TopicReport{
-		{Name: topic, Partitions: 3, ReplicationFactor: 1, MinInSyncReplicas: 1, CleanupPolicy: "delete", MaxMessageBytes: 1048588},
+		{Name: topic, Partitions: 3, ReplicationFactor: 1, MinInSyncReplicas: 1,
+			CleanupPolicy: "delete", MaxMessageBytes: 1048588},
 		{Name: topic + ".other", Created: true, Partitions: 2, ReplicationFactor: 1, MinInSyncReplicas: 1,
 			UncleanElection: true, CleanupPolicy: "compact", MaxMessageBytes: 5000},
 	}

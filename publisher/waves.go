@@ -93,6 +93,10 @@ func (s *sending) wave(ctx context.Context, supply *supply, runs []int) {
 	if len(runs) == 0 {
 		return
 	}
+	if err := ctx.Err(); err != nil { // between waves nothing is in flight, and so nothing undecided
+		s.stopAll(runs, fmt.Errorf("%w: %w", ErrNotSent, err))
+		return
+	}
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	g, err := supply.acquire(ctx, s.routes[runs[0]].Topic)
@@ -168,12 +172,9 @@ func (s *sending) write(runs []int) *wave {
 		}
 		l := wave.add(i)
 		l.key = press.key(s.routes[i].Key, event.Record)
+		l.value = event.Payload // nil stays nil: a NULL value
 		l.message = sarama.ProducerMessage{
-			Topic: s.routes[i].Topic, Key: &l.key, Headers: headers, Metadata: l,
-		}
-		if event.Payload != nil {
-			l.value = event.Payload
-			l.message.Value = &l.value
+			Topic: s.routes[i].Topic, Key: &l.key, Value: &l.value, Headers: headers, Metadata: l,
 		}
 	}
 	return wave
@@ -208,6 +209,9 @@ func (s *sending) fail(i int, err error, lone bool) (rebuild bool) {
 		return false
 	}
 	s.verdicts[i].Undecided = f.undecided
+	if f.cure != "" {
+		err = fmt.Errorf("%w (%s)", err, f.cure)
+	}
 	if f.class != outbox.BadWorld {
 		err = &outbox.ClassError{Class: f.class, Err: err}
 	}

@@ -153,18 +153,22 @@ func TestSilenceEndsEverybodysWaveOnThatProducer(t *testing.T) {
 		}
 		return nil, nil, false
 	})
-	short := config(c.ListenAddrs())
-	w := newWaves(t, short)
+	conf := config(c.ListenAddrs())
+	w := newWaves(t, conf)
 	wantStored(t, "before", w.Send(t.Context(), []outbox.Run{newRun("shop.order", "0", 0, 1)})[0], 1)
 	frozen.Store(true)
 	patient := make(chan outbox.Verdict, 1)
 	go func() { patient <- w.Send(t.Context(), []outbox.Run{newRun("shop.order", "1", 0, 1)})[0] }()
 	ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
 	defer cancel()
+	began := time.Now()
 	for _, v := range []outbox.Verdict{w.Send(ctx, []outbox.Run{newRun("shop.order", "2", 0, 1)})[0], <-patient} {
 		if v.Stored != 0 || !v.Undecided || !errors.Is(v.Err, ErrSilence) {
 			t.Errorf("verdict = %+v, want undecided by silence", v)
 		}
+	}
+	if took := time.Since(began); took > conf.SendTimeout/2 {
+		t.Errorf("the other's wave ended after %v: what waits in the producer could still go out", took)
 	}
 }
 
@@ -183,7 +187,8 @@ func TestLeaseThatRunsDownStopsTheRunBetweenEvents(t *testing.T) {
 	run.Deadline = time.Now().Add(conf.Lease/4 + 700*time.Millisecond)
 	v := w.Send(t.Context(), []outbox.Run{run})[0]
 	if v.Stored == 0 || v.Stored > 20 || v.Undecided || !errors.Is(v.Err, ErrLeaseEnding) {
-		t.Errorf("stored %d, undecided %t, error = %v, want a few stored and %v", v.Stored, v.Undecided, v.Err, ErrLeaseEnding)
+		t.Errorf("stored %d, undecided %t, error = %v, want a few stored and %v",
+			v.Stored, v.Undecided, v.Err, ErrLeaseEnding)
 	}
 }
 
@@ -199,7 +204,7 @@ func TestProducerWithBrokenSequencesIsReplaced(t *testing.T) {
 			wantStopped(t, "fault", w.Send(t.Context(), []outbox.Run{newRun("shop.order", "42", 1, 1)})[0], 0, outbox.BadWorld)
 			wantStored(t, "after", w.Send(t.Context(), []outbox.Run{newRun("shop.order", "42", 1, 1)})[0], 1)
 			if w.batched.current == old {
-				t.Error("the producer was not replaced")
+				t.Fatal("the producer was not replaced")
 			}
 			<-old.gone
 		})

@@ -144,8 +144,9 @@ func TestTopicsAndRoutesThatAreBadStopTheirRunsOnly(t *testing.T) {
 		}
 		verdicts := w.Send(t.Context(), runs)
 		wantStopped(t, "unknown topic", verdicts[0], 0, outbox.BadTopic)
-		if !errors.Is(verdicts[0].Err, sarama.ErrUnknownTopicOrPartition) {
-			t.Errorf("unknown topic: error = %v", verdicts[0].Err)
+		if err := verdicts[0].Err; !errors.Is(err, sarama.ErrUnknownTopicOrPartition) ||
+			!strings.Contains(err.Error(), "baton topics ensure") {
+			t.Errorf("unknown topic: error = %v, want the code and the cure", err)
 		}
 		wantStored(t, "good", verdicts[1], 2)
 		wantStopped(t, "not allowed", verdicts[2], 0, outbox.BadTopic)
@@ -211,7 +212,9 @@ func judge(t *testing.T, log []*kgo.Record) (highest map[string]int64, breaks in
 	t.Helper()
 	highest = map[string]int64{}
 	for _, r := range log {
-		message := sarama.ConsumerMessage{Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: r.Value}
+		message := sarama.ConsumerMessage{
+			Topic: r.Topic, Partition: r.Partition, Offset: r.Offset, Key: r.Key, Value: r.Value,
+		}
 		for _, h := range r.Headers {
 			message.Headers = append(message.Headers, &sarama.RecordHeader{Key: []byte(h.Key), Value: h.Value})
 		}
@@ -240,6 +243,21 @@ func TestLeaseInItsLastQuarterSendsNothing(t *testing.T) {
 	}
 }
 
+func TestCancelledSendLeavesNothingUndecidedAndTheProducerAlone(t *testing.T) {
+	c := config(clustertest.Kafka(t).Addrs())
+	newTopic(t, &c, 1, nil)
+	w := newWaves(t, c)
+	wantStored(t, "before", w.Send(t.Context(), []outbox.Run{newRun("shop.order", "42", 0, 1)})[0], 1)
+	old := w.batched.current
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	v := w.Send(ctx, []outbox.Run{newRun("shop.order", "42", 1, 2)})[0]
+	wantStopped(t, "cancelled", v, 0, outbox.BadWorld)
+	if !errors.Is(v.Err, ErrNotSent) || w.batched.current != old {
+		t.Errorf("error = %v, producer replaced %t", v.Err, w.batched.current != old)
+	}
+}
+
 func TestNoBrokerIsTheWorldsFaultAndIsNotAskedAllTheTime(t *testing.T) {
 	c := config([]string{"127.0.0.1:1"})
 	var mu sync.Mutex
@@ -251,14 +269,22 @@ func TestNoBrokerIsTheWorldsFaultAndIsNotAskedAllTheTime(t *testing.T) {
 		return nil, errors.New("nobody there")
 	}
 	w := newWaves(t, c)
-	for i := range 1000 {
+	count := func() int {
+		mu.Lock()
+		defer mu.Unlock()
+		return dials
+	}
+	const tries = 20
+	one := 0 // dials of one opening
+	for i := range tries {
 		v := w.Send(t.Context(), []outbox.Run{newRun("shop.order", "42", 0, 2)})[0]
 		wantStopped(t, fmt.Sprint("try ", i), v, 0, outbox.BadWorld)
+		if i == 0 {
+			one = count()
+		}
 	}
-	mu.Lock()
-	defer mu.Unlock()
-	if dials == 0 || dials > 50 {
-		t.Errorf("%d dials in 1000 tries, want a few", dials)
+	if got := count(); one == 0 || got > tries/4*one {
+		t.Errorf("%d dials in %d tries, %d in the first, want a pause between", got, tries, one)
 	}
 }
 
