@@ -8,9 +8,11 @@ package lease
 //
 //   - due locks rows in the order of the queue, passing over rows that others are claiming. Every
 //     predicate is on the locked row.
-//   - taken joins by id: joined by ctid it would hand out events without a lease. Suspects stay, they are
-//     claimed alone.
-//   - share is a fair part of the limits for each record; first_pass reads only what returning gave.
+//   - taken is by id: by ctid it would hand out events without a lease. The ids come as an array, which
+//     only the primary key's index answers: as a join they left it to statistics whether all records
+//     were read. Suspects stay, they are claimed alone.
+//   - share is a fair part of the limits for each record; first_pass reads only what returning gave, and
+//     adds bytes up one by one only where they are too many.
 //   - rest is what the others left, for the records that have more.
 //
 // $1 records, $2 token, $3 lease, $4 instance, $5 events, $6 bytes.
@@ -25,9 +27,9 @@ with due as materialized (
 taken as (
   update baton.record r
      set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
-    from due
-   where r.id = due.id and due.claims < 2
-  returning r.id, r.next_position, r.attempts, due.claims, due.stale),
+   where r.id = any (array(select id from due where claims < 2))
+  returning r.id, r.next_position, r.ready_at, r.attempts, r.claims - 1 as claims,
+            r.id = any (array(select id from due where stale)) as stale),
 ` + claimedEventsSQL
 
 // claimAloneSQL takes the lease of one suspect, the oldest due. Suspects are stale, hence at the left
@@ -43,29 +45,33 @@ with due as materialized (
 taken as (
   update baton.record r
      set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
-    from due
-   where r.id = due.id
-  returning r.id, r.next_position, r.attempts, due.claims, due.stale),
+   where r.id = any (array(select id from due))
+  returning r.id, r.next_position, r.ready_at, r.attempts, r.claims - 1 as claims,
+            r.id = any (array(select id from due where stale)) as stale),
 ` + claimedEventsSQL
 
 const claimedEventsSQL = `
 share as materialized (
   select greatest(1, $5::int / greatest(1, count(*))) as events, greatest(1, $6::bigint / greatest(1, count(*))) as bytes from taken),
 first_pass as materialized (
-  select t.id, t.next_position, t.attempts, t.claims, t.stale, e.first, e.last, coalesce(e.bytes, 0) as bytes, e.n,
-         e.n = share.events or e.more as hungry
+  select t.id, t.next_position, t.ready_at, t.attempts, t.claims, t.stale, e.first, coalesce(cut.last, e.last) as last,
+         coalesce(cut.bytes, e.bytes, 0) as bytes, case when cut.n > 0 then cut.n else e.n end as n,
+         e.n = share.events or cut.n between 1 and e.n - 1 as hungry
     from taken t cross join share
-    left join lateral (
-      select min(position) as first, max(position) filter (where upto <= share.bytes or nth = 1) as last,
-             sum(bytes) filter (where upto <= share.bytes or nth = 1) as bytes,
-             count(*) filter (where upto <= share.bytes or nth = 1) as n,
-             bool_or(upto > share.bytes and nth > 1) as more
-        from (select position, bytes, sum(bytes) over w as upto, row_number() over w as nth
+   cross join lateral (
+      select min(position) as first, max(position) as last, sum(bytes) as bytes, count(*) as n
+        from (select position, bytes
                 from baton.event
                where record = t.id and position >= t.next_position
-              window w as (order by position rows unbounded preceding)
                order by position
-               limit share.events) f) e on true),
+               limit share.events) f) e
+   cross join lateral (
+      select max(position) as last, sum(bytes) as bytes, count(*) as n
+        from (select position, bytes, sum(bytes) over w as upto, row_number() over w as nth
+                from baton.event
+               where e.bytes > share.bytes and record = t.id and position between e.first and e.last
+              window w as (order by position rows unbounded preceding)) f
+       where upto <= share.bytes or nth = 1) cut),
 rest as materialized (
   select ($5::int - sum(n)) / count(*) filter (where hungry) as events, ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
     from first_pass having count(*) filter (where hungry) > 0)
@@ -77,10 +83,11 @@ select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first
     select max(position) as last, sum(bytes) as bytes
       from (select position, bytes, sum(bytes) over (order by position rows unbounded preceding) as upto
               from baton.event
-             where record = p.id and position > p.last
+             where rest.events is not null and record = p.id and position > p.last
              order by position
              limit rest.events) f
-     where upto <= rest.bytes) more on rest.events is not null`
+     where upto <= rest.bytes) more on true
+ order by p.ready_at`
 
 // extendSQL prolongs leases that are still alive: one that ran out may be in other hands' statement
 // already. One row lock each, by primary key. $1 ids, $2 tokens, $3 lease.
@@ -101,7 +108,7 @@ with asked as materialized (
   select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::boolean[], $7::text[])
     a(id, token, stored, delay, attempts, park, err)),
 mine as materialized (
-  select r.id from baton.record r join asked a on r.id = a.id and r.token = a.token
+  select a.* from baton.record r join asked a on r.id = a.id and r.token = a.token
    order by r.id for update of r skip locked),
 released as (
   update baton.record r
@@ -110,13 +117,13 @@ released as (
          attempts = a.attempts, last_error = coalesce(nullif(a.err, ''), r.last_error),
          ready_at = case when a.park or r.ready_at = 'infinity' then 'infinity'
                          else clock_timestamp() + a.delay * interval '1 ms' end
-    from mine join asked a using (id)
-   where r.id = mine.id and r.token = a.token
-  returning r.id),
+    from mine a
+   where r.id = a.id and r.token = a.token
+  returning r.id, a.stored),
 told as ( -- the event after a skipped one is stored
-  delete from baton.gap g using asked a join released using (id) where g.record = a.id and g.position < a.stored)
+  delete from baton.gap g using released a where g.record = a.id and g.position < a.stored)
 select a.id, a.token, exists (select from baton.record r where r.id = a.id and r.token = a.token)
-  from asked a where not exists (select from released where released.id = a.id)`
+  from asked a where a.id <> all (array(select released.id from released))`
 
 // ackSQL is the function of the same name: three statements with a snapshot each. $4 careful.
 const ackSQL = `select id, token, busy from baton.ack($1::bigint[], $2::bigint[], $3::bigint[], $4)`
@@ -126,13 +133,17 @@ const ackSQL = `select id, token, busy from baton.ack($1::bigint[], $2::bigint[]
 const abandonSQL = `
 update baton.record
    set locked_until = '-infinity', token = null, locked_by = null, claims = claims - 1
- where token = $1 and ready_at <= clock_timestamp()`
+ where token = $1 and ready_at <= (select clock_timestamp())`
 
 // boundsSQL bounds a transaction of ours from within, since a pooler may not pass a session's settings.
-// $1 is synchronous_commit.
+// The plans shall not hang on statistics: those of an empty outbox, or a plan that a session made and
+// kept when it was empty, would read the whole backlog for each record. Every table here is to be
+// reached through its index, row by row. $1 is synchronous_commit.
 const boundsSQL = `
 select set_config('statement_timeout', '2s', true), set_config('lock_timeout', '500ms', true),
-       set_config('idle_in_transaction_session_timeout', '2s', true), set_config('synchronous_commit', $1, true)`
+       set_config('idle_in_transaction_session_timeout', '2s', true), set_config('synchronous_commit', $1, true),
+       set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
+       set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
 
 const beginSQL = `begin isolation level read committed read write`
 

@@ -10,8 +10,9 @@ import (
 // byCtid claims by ctid, and reads the events of what it saw rather than of what it took.
 var byCtid = []string{
 	"select id, claims, token is not null as stale",
-	"select ctid as tid, id, next_position, attempts, claims, token is not null as stale",
-	"where r.id = due.id and due.claims < 2", "where r.ctid = due.tid and due.claims < 2",
+	"select ctid as tid, id, next_position, ready_at, attempts, claims, token is not null as stale",
+	"where r.id = any (array(select id from due where claims < 2))",
+	"where r.ctid = any (array(select tid from due where claims < 2))",
 	"from taken t cross join share", "from due t cross join share",
 }
 

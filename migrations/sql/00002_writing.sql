@@ -36,19 +36,22 @@ end $$;
 -- +goose StatementEnd
 
 -- What is wrong with an event as "field: reason", or null. The limits are those of the Go package outbox.
+-- It runs for every event: no bounded repetition in the pattern (5 µs), and the numbers are cast by
+-- name, since text || int is only stable and would keep this from being inlined (3 µs).
 -- +goose StatementBegin
 create function baton.event_problem(record_type text, record_key text, type text, payload bytea, headers jsonb,
                                     payload_bytes_max int) returns text
   language sql immutable parallel safe
 return case
-  when record_type is null or record_type !~ '^[A-Za-z0-9._-]{1,200}$' then
+  when record_type is null or octet_length(record_type) not between 1 and 200 or record_type ~ '[^A-Za-z0-9._-]' then
     'record type: must have 1 to 200 letters, digits, ".", "_" or "-"'
   when record_key is null or octet_length(record_key) not between 1 and 1024 then
-    'record key: is ' || coalesce(octet_length(record_key), 0) || ' bytes, 1 to 1024 are allowed'
+    'record key: is ' || coalesce(octet_length(record_key), 0)::text || ' bytes, 1 to 1024 are allowed'
   when type is null or octet_length(type) not between 1 and 200 then
-    'type: is ' || coalesce(octet_length(type), 0) || ' bytes, 1 to 200 are allowed'
+    'type: is ' || coalesce(octet_length(type), 0)::text || ' bytes, 1 to 200 are allowed'
   when octet_length(payload) > payload_bytes_max then
-    'payload: is ' || octet_length(payload) || ' bytes, at most ' || payload_bytes_max || ' are allowed (baton_limits.payload_bytes)'
+    'payload: is ' || octet_length(payload)::text || ' bytes, at most ' || payload_bytes_max::text ||
+    ' are allowed (baton_limits.payload_bytes)'
   when headers is not null then 'headers: ' || baton.headers_problem(headers)
 end;
 -- +goose StatementEnd
@@ -94,7 +97,8 @@ create function baton.add(record_types text[], record_keys text[], types text[],
 declare
   n int := coalesce(cardinality(record_types), 0);
   payload_bytes_max int := coalesce(nullif(current_setting('baton_limits.payload_bytes', true), ''), '1000000');
-  bad record;
+  bad bigint;
+  problem text;
   gates bigint[];
   records bigint[];
   positions bigint[];
@@ -110,19 +114,16 @@ begin
     return '{}';
   end if;
 
-  select o - 1 as index, split_part(problem, ': ', 1) as field, substr(problem, strpos(problem, ': ') + 2) as reason into bad
-    from (select o, baton.event_problem(t, k, y, b, h, payload_bytes_max) as problem
-            from unnest(record_types, record_keys, types, payloads, headers) with ordinality u(t, k, y, b, h, o)) e
-   where problem is not null
-   limit 1;
-  if found then
-    raise exception 'baton: event %: % %', bad.index, bad.field, bad.reason
-      using errcode = 'invalid_parameter_value', column = bad.field, detail = bad.index::text;
+  -- 1 the gates, before anything is numbered; unless an event is bad
+  select array_agg(distinct baton.record_id(t, k) order by baton.record_id(t, k)),
+         min(o) filter (where baton.event_problem(t, k, y, b, h, payload_bytes_max) is not null)
+    into gates, bad
+    from unnest(record_types, record_keys, types, payloads, headers) with ordinality u(t, k, y, b, h, o);
+  if bad is not null then
+    problem := baton.event_problem(record_types[bad], record_keys[bad], types[bad], payloads[bad], headers[bad], payload_bytes_max);
+    raise exception 'baton: event %: % %', bad - 1, split_part(problem, ': ', 1), substr(problem, strpos(problem, ': ') + 2)
+      using errcode = 'invalid_parameter_value', column = split_part(problem, ': ', 1), detail = (bad - 1)::text;
   end if;
-
-  -- 1 the gates, before anything is numbered
-  select array_agg(g order by g) into gates
-    from (select distinct baton.record_id(t, k) as g from unnest(record_types, record_keys) u(t, k)) s;
   perform baton.take_gates(gates);
 
   -- 2 numbers and events
