@@ -1,0 +1,9 @@
+package outbox_test
+
+import (
+	"testing"
+
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
+)
+
+func TestMain(m *testing.M) { clustertest.Main(m) }
