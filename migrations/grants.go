@@ -67,7 +67,7 @@ func Grant(ctx context.Context, url, schemaName, writer, relay string) error {
 	}
 	conn, err := pgx.Connect(ctx, url)
 	if err != nil {
-		return fmt.Errorf("migrations: connect: %w", err)
+		return fmt.Errorf("%w: %w", ErrConnect, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
 	if _, err := conn.Exec(ctx, "begin;\n"+grants+"commit;"); err != nil { // no arguments: the simple protocol takes them all

@@ -75,7 +75,7 @@ func (m Meta) Check(source, kafkaClusterID string) error {
 	now := Identity{SystemIdentifier: m.SystemIdentifier, Source: source, KafkaClusterID: kafkaClusterID}
 	problems = append(problems, m.Stored.differs(now)...)
 	if err := errors.Join(problems...); err != nil {
-		return fmt.Errorf("migrations: this outbox must not be published from here: %w", err)
+		return fmt.Errorf("%w: this outbox must not be published from here: %w", ErrRefused, err)
 	}
 	return nil
 }
@@ -132,7 +132,7 @@ func identify(ctx context.Context, conn *pgx.Conn, schemaName string, opts Optio
 	now := Identity{SystemIdentifier: m.SystemIdentifier, Source: opts.Source, KafkaClusterID: opts.KafkaClusterID}
 	problems := m.Stored.differs(now)
 	if len(problems) > 0 && !opts.Accept {
-		return fmt.Errorf("migrations: the schema is up to date, but this outbox belongs elsewhere: %w", errors.Join(problems...))
+		return fmt.Errorf("%w: the schema is up to date, but this outbox belongs elsewhere: %w", ErrRefused, errors.Join(problems...))
 	}
 	if len(problems) > 0 {
 		m.Stored = now.or(m.Stored)

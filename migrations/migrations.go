@@ -30,6 +30,13 @@ const serverVersionMin = 140000
 //go:embed sql/*.sql
 var files embed.FS
 
+var (
+	// ErrConnect: the server could not be reached.
+	ErrConnect = errors.New("migrations: connect")
+	// ErrRefused: this outbox belongs elsewhere, or to another version. Nothing was changed but, by Up, the schema.
+	ErrRefused = errors.New("migrations: refused")
+)
+
 // Options say where the schema goes and what it is for. The zero value is the default schema.
 type Options struct {
 	Schema string // an identifier: small letters, digits and '_', at most 63; "" is baton
@@ -154,7 +161,7 @@ func connect(ctx context.Context, url string) (*pgx.Conn, error) {
 	config.DefaultQueryExecMode = pgx.QueryExecModeExec // until we know that there is no pooler
 	conn, err := pgx.ConnectConfig(ctx, config)
 	if err != nil {
-		return nil, fmt.Errorf("migrations: connect: %w", err)
+		return nil, fmt.Errorf("%w: %w", ErrConnect, err)
 	}
 	var (
 		version, pid int

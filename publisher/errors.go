@@ -15,7 +15,7 @@ var (
 	// ErrClosed: Close was called before.
 	ErrClosed = errors.New("publisher: closed")
 	// ErrLeaseEnding: too little is left of the lease to begin a send. Nothing was handed over.
-	ErrLeaseEnding = errors.New("publisher: the lease is in its last quarter, nothing was sent")
+	ErrLeaseEnding = outbox.ErrLeaseEnding
 	// ErrSilence: the brokers gave no answer before the deadline. The event may be stored, or may be later.
 	ErrSilence = errors.New("publisher: no answer from the brokers, the outcome is unknown")
 	// ErrNotSent: the wave ended before this event's turn. Nothing was handed over.

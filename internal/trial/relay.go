@@ -61,8 +61,10 @@ func (p Program) Run(ctx context.Context, args ...string) error {
 
 // With returns the program with more environment.
 func (p Program) With(env map[string]string) Program {
-	p.Env = maps.Clone(p.Env)
-	maps.Copy(p.Env, env)
+	all := map[string]string{}
+	maps.Copy(all, p.Env)
+	maps.Copy(all, env)
+	p.Env = all
 	return p
 }
 

@@ -1,0 +1,112 @@
+// Command baton is the relay, and what surrounds it: migrations, topics, the operator's verbs, the demo.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+
+	"github.com/batonrelay/baton/internal/config"
+	"github.com/batonrelay/baton/internal/database"
+	"github.com/batonrelay/baton/internal/demo"
+	"github.com/batonrelay/baton/migrations"
+	"github.com/batonrelay/baton/outbox"
+	"github.com/batonrelay/baton/publisher"
+)
+
+// Exit codes. They are a contract with scripts.
+const (
+	exitUnexpected  = 1
+	exitUsage       = 2 // arguments or environment
+	exitUnreachable = 3 // database or brokers
+	exitNotFound    = 4
+	exitRefused     = 5
+	exitProblem     = 6 // a check found something
+	exitInterrupted = 130
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the first signal drains; the second one kills
+	err := newRoot().ExecuteContext(ctx)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "baton:", err)
+	}
+	os.Exit(exitCode(ctx, err))
+}
+
+// usageError is a mistake in the arguments.
+type usageError struct{ error }
+
+// problemError is what a check found.
+type problemError struct{ error }
+
+func exitCode(ctx context.Context, err error) int {
+	var (
+		mistakes *config.Error
+		usage    usageError
+		problem  problemError
+		missing  *publisher.MissingError
+	)
+	switch {
+	case err == nil:
+		return 0
+	case errors.As(err, &usage), errors.As(err, &mistakes):
+		return exitUsage
+	case errors.As(err, &missing), errors.Is(err, outbox.ErrNoWork):
+		return exitNotFound
+	case errors.As(err, &problem), errors.Is(err, demo.ErrBroken):
+		return exitProblem
+	case errors.Is(err, migrations.ErrRefused):
+		return exitRefused
+	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
+		return exitInterrupted
+	case errors.Is(err, database.ErrConnect), errors.Is(err, migrations.ErrConnect):
+		return exitUnreachable
+	}
+	return exitUnexpected
+}
+
+func newRoot() *cobra.Command {
+	root := &cobra.Command{
+		Use:   "baton",
+		Short: "Carries events from PostgreSQL to Kafka, in order, across instances that die",
+		Long: "Baton carries the events of a transactional outbox from PostgreSQL to Kafka: at least once, in order for each\n" +
+			"record, from any number of instances. It is configured by the environment alone: see baton config show.",
+		SilenceUsage: true, SilenceErrors: true,
+	}
+	root.PersistentFlags().StringP("output", "o", "text", "form of what is printed: text or json")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
+		if form := cmd.Flag("output").Value.String(); form != "text" && form != "json" {
+			return usageError{fmt.Errorf("--output is %q, it must be text or json", form)}
+		}
+		return nil
+	}
+	root.AddCommand(newRelay(), newMigrate(), newTopics(), newStatus(), newPark(), newUnpark(), newSkip(), newConfig(), newVersion(), newDemo())
+	return root
+}
+
+// exactly is cobra's ExactArgs with an exit code of its own.
+func exactly(n int) cobra.PositionalArgs {
+	return func(cmd *cobra.Command, args []string) error {
+		if err := cobra.ExactArgs(n)(cmd, args); err != nil {
+			return usageError{fmt.Errorf("%w: usage: %s", err, cmd.UseLine())}
+		}
+		return nil
+	}
+}
+
+// load reads the environment and says on standard error what in it looks like a slip.
+func load(needs ...config.Need) (config.Config, error) {
+	c, err := config.Load(os.Environ(), needs...)
+	for _, w := range c.Warnings {
+		fmt.Fprintln(os.Stderr, "warning:", w)
+	}
+	return c, err
+}
