@@ -38,6 +38,7 @@ func (d *demo) judge(ctx context.Context) error {
 	} {
 		d.print.text("  %-17s %7d   %s", n.name, n.value, d.print.paint(dim, n.what))
 	}
+	d.print.text("  %-17s %6.1fs   %s", "takeover", d.takeover.Seconds(), d.print.paint(dim, fmt.Sprintf("until others had the killed relay's records, lease %d s", leaseSeconds)))
 	for _, f := range v.Findings {
 		d.print.bad("%s", f)
 	}

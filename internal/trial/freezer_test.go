@@ -34,7 +34,7 @@ type point struct {
 
 	mode   pgx.QueryExecMode
 	change func(*outbox.RelayConfig)
-	slow   time.Duration // of each write to Kafka
+	slow   time.Duration // of each write of events to Kafka
 }
 
 func (p point) String() string {
@@ -158,7 +158,7 @@ func (c *coldConn) Read(b []byte) (int, error) {
 }
 
 func (c *coldConn) Write(b []byte) (int, error) {
-	if c.f.at.slow > 0 {
+	if c.f.at.slow > 0 && len(b) > 4<<10 {
 		time.Sleep(c.f.at.slow)
 	}
 	c.f.pass()

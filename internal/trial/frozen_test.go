@@ -1,6 +1,7 @@
 package trial_test
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -42,8 +43,8 @@ const (
 
 // flushes are the pieces of SQL by which a relay's flushes are known.
 var flushes = []string{
-	"pg_control_system", "first_pass as materialized", "c(id, first, last)", "baton.ack(", "baton.instance", "pg_terminate_backend",
-	"baton.retain",
+	"pg_control_system", "first_pass as materialized", "c(id, first, last)", "token, busy from", "on conflict (id) do update", "pg_terminate_backend",
+	"coalesce(wrapped",
 }
 
 // points is every place at which the test freezes a relay.
@@ -61,7 +62,7 @@ func points() []point {
 			point{sql: "released as", place: at, mode: pgx.QueryExecModeExec,
 				change: func(c *outbox.RelayConfig) { c.ClaimBytes = outbox.PayloadBytesMax }},
 			// a slow broker keeps a claim in hand, and on the move
-			point{sql: "r.locked_until > clock_timestamp()\nreturning", place: at, mode: pgx.QueryExecModeExec,
+			point{sql: "r.locked_until > clock_timestamp()", place: at, mode: pgx.QueryExecModeExec,
 				slow: 300 * time.Millisecond})
 	}
 	for _, n := range []int{10_000, 100_000, 1_000_000, 3_000_000, 7_000_000} {
@@ -247,7 +248,7 @@ func (s *frozenSite) backlog(ctx context.Context, recordType string) (last int64
 // relay starts a relay all of whose traffic goes through f.
 func (s *frozenSite) relay(ctx context.Context, kafka trial.Kafka, f *freezer) (*inProcess, error) {
 	pool, err := open(ctx, s.url, lease.ApplicationName+" trial", 8, func(c *pgx.ConnConfig) {
-		c.DefaultQueryExecMode = f.at.mode
+		c.DefaultQueryExecMode = cmp.Or(f.at.mode, pgx.QueryExecModeCacheStatement)
 		c.DialFunc = f.dialDatabase
 	})
 	if err != nil {
@@ -324,7 +325,7 @@ func (s *frozenSite) delivered(ctx context.Context, last int64) error {
 		select {
 		case <-time.After(50 * time.Millisecond):
 		case <-ctx.Done():
-			return fmt.Errorf("its records were not taken over: %w (%w)", ctx.Err(), err)
+			return fmt.Errorf("its records were not taken over: %w (%v)", ctx.Err(), err)
 		}
 	}
 }

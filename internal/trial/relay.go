@@ -97,6 +97,7 @@ func (r *Relay) KillWithWork(ctx context.Context, pool *pgxpool.Pool) ([]Held, e
 		if err := r.Signal(syscall.SIGSTOP); err != nil {
 			return nil, err
 		}
+		pause(ctx, 50*time.Millisecond) // what it had sent to the server already is answered by then
 		held, err := leases(ctx, pool, r.Name)
 		if err == nil && len(held) > 0 {
 			r.Kill()
