@@ -15,6 +15,7 @@ import (
 const writerGrants = `
 grant usage on schema baton to ROLE;
 grant execute on function baton.add(text[], text[], text[], bytea[], jsonb[], uuid[]) to ROLE;
+grant execute on function baton.add(text[], text[], text[], bytea[]) to ROLE;
 grant execute on function baton.add(text, text, text, text, jsonb) to ROLE;
 grant execute on function baton.add(text, text, text, jsonb, jsonb) to ROLE;
 grant execute on function baton.add(text, text, text, bytea, jsonb) to ROLE;

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"strconv"
 
 	"github.com/google/uuid"
@@ -91,18 +92,23 @@ func addArgs(ctx context.Context, events []Event) ([]any, error) {
 	payloads, headers, ids := make([][]byte, n), make([]*string, n), make([]string, n)
 	trace := traceHeaders(ctx)
 	for i := range events {
-		e := &events[i]
+		e := events[i]
+		e.Headers = withTrace(e.Headers, trace)
 		if field, reason := e.problem(); field != "" {
 			return nil, &FieldError{Index: i, Field: field, Reason: reason}
 		}
 		recordTypes[i], recordKeys[i], types[i], payloads[i] = e.Record.Type, e.Record.Key, e.Type, e.Payload
-		h, err := headersJSON(e.Headers, trace)
-		if err != nil {
-			return nil, &FieldError{Index: i, Field: "headers", Reason: err.Error()}
+		if len(e.Headers) > 0 {
+			b, err := json.Marshal(e.Headers)
+			if err != nil {
+				return nil, &FieldError{Index: i, Field: "headers", Reason: err.Error()}
+			}
+			text := string(b)
+			headers[i] = &text
 		}
-		headers[i] = h
 		id := e.ID
 		if id == uuid.Nil {
+			var err error
 			if id, err = uuid.NewV7(); err != nil {
 				return nil, fmt.Errorf("outbox: make event id: %w", err)
 			}
@@ -119,30 +125,15 @@ func traceHeaders(ctx context.Context) propagation.MapCarrier {
 	return carrier
 }
 
-// headersJSON adds the trace context to an event's headers, unless they have one, and encodes them.
-func headersJSON(headers map[string]string, trace propagation.MapCarrier) (*string, error) {
-	if len(trace) > 0 && headers["traceparent"] == "" {
-		merged := make(map[string]string, len(headers)+len(trace))
-		for k, v := range trace {
-			merged[k] = v
-		}
-		for k, v := range headers {
-			merged[k] = v
-		}
-		headers = merged
+// withTrace adds the trace context to an event's headers, unless they have one.
+func withTrace(headers map[string]string, trace propagation.MapCarrier) map[string]string {
+	if len(trace) == 0 || headers["traceparent"] != "" {
+		return headers
 	}
-	if len(headers) == 0 {
-		return nil, nil
-	}
-	b, err := json.Marshal(headers)
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > HeadersBytesMax {
-		return nil, fmt.Errorf("are %d bytes with the trace context, at most %d are allowed", len(b), HeadersBytesMax)
-	}
-	s := string(b)
-	return &s, nil
+	merged := make(map[string]string, len(headers)+len(trace))
+	maps.Copy(merged, trace)
+	maps.Copy(merged, headers)
+	return merged
 }
 
 // addError makes what the database refused as typed as what Add refuses itself.

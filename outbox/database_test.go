@@ -80,6 +80,12 @@ func (d *database) exec(sql string, args ...any) {
 	}
 }
 
+// clear empties the outbox for the next case.
+func (d *database) clear() {
+	d.t.Helper()
+	d.exec("truncate baton.event, baton.record, baton.gap, baton.audit")
+}
+
 // one reads one value.
 func one[T any](d *database, sql string, args ...any) (value T) {
 	d.t.Helper()
@@ -129,6 +135,15 @@ func begin(t *testing.T, conn *pgx.Conn, level pgx.TxIsoLevel) pgx.Tx {
 		t.Fatal(err)
 	}
 	return tx
+}
+
+func savepoint(t *testing.T, tx pgx.Tx) pgx.Tx {
+	t.Helper()
+	inner, err := tx.Begin(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return inner
 }
 
 func commit(t *testing.T, tx pgx.Tx) {

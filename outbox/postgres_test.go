@@ -26,7 +26,7 @@ func conformance(t *testing.T, d *database, url string) {
 		}
 	}
 	outboxtest.Conformance(t, func(t *testing.T) outboxtest.Harness {
-		d.exec("truncate baton.event, baton.record, baton.gap")
+		d.clear()
 		return outboxtest.Harness{
 			Repo:   newPostgres(t, pool, outbox.PostgresConfig{Lease: time.Minute}),
 			Brief:  newPostgres(t, pool, outbox.PostgresConfig{Lease: outboxtest.BriefLease}),

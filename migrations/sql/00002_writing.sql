@@ -91,7 +91,7 @@ end $$;
 -- Call it once in a transaction, last, if other writers take several records.
 -- +goose StatementBegin
 create function baton.add(record_types text[], record_keys text[], types text[], payloads bytea[],
-                          headers jsonb[] default null, event_ids uuid[] default null) returns bigint[]
+                          headers jsonb[], event_ids uuid[]) returns bigint[]
   language plpgsql security definer
   set search_path = pg_catalog, pg_temp as $$
 declare
@@ -153,21 +153,29 @@ begin
 end $$;
 -- +goose StatementEnd
 
+-- The same without headers and ids. No defaults above: a call for one event with its headers as a plain
+-- literal, which could be jsonb or jsonb[], would be ambiguous.
+-- +goose StatementBegin
+create function baton.add(record_types text[], record_keys text[], types text[], payloads bytea[])
+  returns bigint[] language sql volatile
+return baton.add(record_types, record_keys, types, payloads, null::jsonb[], null::uuid[]);
+-- +goose StatementEnd
+
 -- One event from SQL; payload as text, jsonb or bytea.
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload text, headers jsonb default null)
   returns bigint language sql volatile
-return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload, 'UTF8')], array[headers]))[1];
+return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload, 'UTF8')], array[headers], null))[1];
 -- +goose StatementEnd
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload jsonb, headers jsonb default null)
   returns bigint language sql volatile
-return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload::text, 'UTF8')], array[headers]))[1];
+return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload::text, 'UTF8')], array[headers], null))[1];
 -- +goose StatementEnd
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload bytea, headers jsonb default null)
   returns bigint language sql volatile
-return (baton.add(array[record_type], array[record_key], array[type], array[payload], array[headers]))[1];
+return (baton.add(array[record_type], array[record_key], array[type], array[payload], array[headers], null))[1];
 -- +goose StatementEnd
 
 -- A payload as text, or null where it is not UTF-8.
@@ -205,6 +213,17 @@ begin
 end $$;
 -- +goose StatementEnd
 create trigger insert_outbox instead of insert on baton.outbox for each row execute function baton.insert_outbox();
+
+-- PostgreSQL would pass an UPDATE of so simple a view on to the table.
+-- +goose StatementBegin
+create function baton.refuse_update() returns trigger
+  language plpgsql
+  set search_path = pg_catalog, pg_temp as $$
+begin
+  raise exception 'baton: an event is never changed once it is written' using errcode = 'object_not_in_prerequisite_state';
+end $$;
+-- +goose StatementEnd
+create trigger refuse_update instead of update on baton.outbox for each row execute function baton.refuse_update();
 
 -- Debezium's users delete their row right after they inserted it: the event is in the log of the
 -- database by then. Here it would be lost, so a DELETE changes nothing, and reads nothing.
