@@ -271,26 +271,24 @@ func TestRollingRestartUnderLoadSendsNothingTwice(t *testing.T) {
 	}
 }
 
-var built struct {
+// binaries are built once for the process; TestMain removes them.
+var binaries struct {
 	sync.Mutex
-	dir string
+	dir   string
+	paths map[string]string
 }
 
-// binary builds a command of this module, once for the process.
-func binary(t *testing.T, name string) string {
+func binary(t testing.TB, name string) string {
 	t.Helper()
-	built.Lock()
-	defer built.Unlock()
-	if built.dir == "" {
-		dir, err := os.MkdirTemp("", "baton-bin-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		built.dir = dir
+	binaries.Lock()
+	defer binaries.Unlock()
+	if path := binaries.paths[name]; path != "" {
+		return path
 	}
-	path, err := trial.Build(t.Context(), built.dir, "github.com/batonrelay/baton/cmd/"+name)
+	path, err := trial.Build(t.Context(), binaries.dir, "github.com/batonrelay/baton/cmd/"+name)
 	if err != nil {
 		t.Fatal(err)
 	}
+	binaries.paths[name] = path
 	return path
 }

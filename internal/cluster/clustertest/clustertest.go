@@ -70,7 +70,10 @@ func (o *once[T]) stop(f func(T)) {
 // Main runs a package's tests, stops the servers, checks that no goroutine is left, and exits.
 //
 //	func TestMain(m *testing.M) { clustertest.Main(m) }
-func Main(m *testing.M, options ...goleak.Option) {
+func Main(m *testing.M, options ...goleak.Option) { os.Exit(Run(m, options...)) }
+
+// Run is Main for a package with something of its own to clean up: it returns the exit status.
+func Run(m *testing.M, options ...goleak.Option) int {
 	code := m.Run()
 	shared.postgres.stop((*cluster.Postgres).Stop)
 	shared.kafka.stop((*cluster.Kafka).Stop)
@@ -81,7 +84,7 @@ func Main(m *testing.M, options ...goleak.Option) {
 		fmt.Fprintf(os.Stderr, "clustertest: goroutines left after the tests: %v\n", err)
 		code = 1
 	}
-	os.Exit(code)
+	return code
 }
 
 // Background are goroutines that a library starts once and never ends.
