@@ -34,7 +34,8 @@ with due as materialized (
        select id from baton.record
         where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp())
         order by ready_at limit $1 for update skip locked),
-     taken as (update baton.record r set locked_until = clock_timestamp() + $3::interval, token = $2, claims = claims + 1
+     taken as (update baton.record r
+                  set locked_until = clock_timestamp() + $3::interval, token = $2, claims = claims + 1
                  from due where r.id = due.id returning r.id, r.next_position)
 select taken.id, e.first, e.last, e.bytes from taken left join lateral (
        select min(position) as first, max(position) as last, sum(bytes) as bytes from

@@ -90,12 +90,14 @@ select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first
  order by p.ready_at`
 
 // extendSQL prolongs leases that are still alive: one that ran out may be in other hands' statement
-// already. One row lock each, by primary key. $1 ids, $2 tokens, $3 lease.
+// already. One row lock each, by primary key. A lease is known by its mark, id # token: a join would
+// leave it to statistics whether all records were read. $1 ids, $2 tokens, $3 lease.
 const extendSQL = `
 update baton.record r
    set locked_until = clock_timestamp() + $3::interval
-  from unnest($1::bigint[], $2::bigint[]) a(i, t)
- where r.id = a.i and r.token = a.t and r.locked_until > clock_timestamp()
+ where r.id = any ($1::bigint[])
+   and r.id # r.token = any (array(select i # t from unnest($1::bigint[], $2::bigint[]) a(i, t)))
+   and r.locked_until > clock_timestamp()
 returning r.id, r.token`
 
 // releaseSQL ends leases with work left. The rows are locked first, in the order of their ids and
@@ -108,22 +110,24 @@ with asked as materialized (
   select * from unnest($1::bigint[], $2::bigint[], $3::bigint[], $4::bigint[], $5::int[], $6::boolean[], $7::text[])
     a(id, token, stored, delay, attempts, park, err)),
 mine as materialized (
-  select a.* from baton.record r join asked a on r.id = a.id and r.token = a.token
+  select r.id
+    from baton.record r where r.id = any ($1::bigint[]) and r.id # r.token = any (array(select id # token from asked))
    order by r.id for update of r skip locked),
 released as (
   update baton.record r
-     set next_position = greatest(r.next_position, a.stored + 1),
-         locked_until = '-infinity', token = null, locked_by = null, claims = 0, empties = 0,
-         attempts = a.attempts, last_error = coalesce(nullif(a.err, ''), r.last_error),
-         ready_at = case when a.park or r.ready_at = 'infinity' then 'infinity'
-                         else clock_timestamp() + a.delay * interval '1 ms' end
-    from mine a
-   where r.id = a.id and r.token = a.token
-  returning r.id, a.stored),
+     set (next_position, locked_until, token, locked_by, claims, empties, attempts, last_error, ready_at) = (
+           select greatest(r.next_position, a.stored + 1), '-infinity'::timestamptz, null::bigint, null::bigint, 0, 0,
+                  a.attempts, coalesce(nullif(a.err, ''), r.last_error),
+                  case when a.park or r.ready_at = 'infinity' then 'infinity'
+                       else clock_timestamp() + a.delay * interval '1 ms' end
+             from asked a where a.id = r.id and a.token = r.token limit 1)
+   where r.id = any (array(select id from mine))
+  returning r.id),
 told as ( -- the event after a skipped one is stored
-  delete from baton.gap g using released a where g.record = a.id and g.position < a.stored)
-select a.id, a.token, exists (select from baton.record r where r.id = a.id and r.token = a.token)
-  from asked a where a.id <> all (array(select released.id from released))`
+  delete from baton.gap g using asked a
+   where a.id = any (array(select id from released)) and g.record = a.id and g.position < a.stored)
+select a.id, a.token, exists (select from baton.record r where r.id = a.id and r.token = a.token offset 0)
+  from asked a where a.id <> all (array(select id from released))`
 
 // ackSQL is the function of the same name: three statements with a snapshot each. $4 careful.
 const ackSQL = `select id, token, busy from baton.ack($1::bigint[], $2::bigint[], $3::bigint[], $4)`

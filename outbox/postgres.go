@@ -23,8 +23,17 @@ const eventsSQL = `
 select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_key, e.type, e.headers::text, e.payload,
        case when e.position = c.first then (select max(g.position) from baton.gap g where g.record = c.id and g.position < c.first) end
   from unnest($1::bigint[], $2::bigint[], $3::bigint[]) c(id, first, last)
-  join baton.event e on e.record = c.id and e.position between c.first and c.last
+ cross join lateral (
+       select record, position, created_at, event_id, record_type, record_key, type, headers, payload
+         from baton.event
+        where record = c.id and position between c.first and c.last
+       offset 0) e
  order by e.record, e.position`
+
+// eventsPlanSQL goes before it in one flush, which is one transaction: a session that planned the read
+// when the outbox was empty would scan all of it for each record until statistics tell it better. For the
+// same reason the read of one record is a subquery that is not flattened (offset 0).
+const eventsPlanSQL = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)`
 
 // epochSQL names the database cluster and its timeline: a failover that lost commits gives their
 // positions out again, under a new timeline.
@@ -169,11 +178,14 @@ func (p *Postgres) readPiece(ctx context.Context, c *Claim, from, to int) error 
 	if len(ids) == 0 {
 		return nil
 	}
-	rows, err := p.pool.Query(ctx, p.events, ids, firsts, lasts)
-	if err != nil {
-		return err
-	}
-	defer rows.Close()
+	b := &pgx.Batch{}
+	b.Queue(eventsPlanSQL)
+	b.Queue(p.events, ids, firsts, lasts).Query(func(rows pgx.Rows) error { return scanEvents(rows, c.Runs, index) })
+	return p.pool.SendBatch(ctx, b).Close()
+}
+
+// scanEvents adds events to the runs of their records, by index.
+func scanEvents(rows pgx.Rows, runs []Run, index map[int64]int) error {
 	for rows.Next() {
 		var (
 			e       Event
@@ -181,13 +193,15 @@ func (p *Postgres) readPiece(ctx context.Context, c *Claim, from, to int) error 
 			headers *string
 			gap     *int64
 		)
-		if err := rows.Scan(&id, &e.Position, &e.CreatedAt, (*[16]byte)(&e.ID), &e.Record.Type, &e.Record.Key, &e.Type, &headers, &e.Payload, &gap); err != nil {
+		err := rows.Scan(&id, &e.Position, &e.CreatedAt, (*[16]byte)(&e.ID), &e.Record.Type, &e.Record.Key, &e.Type,
+			&headers, &e.Payload, &gap)
+		if err != nil {
 			return err
 		}
 		if e.Headers, err = parseHeaders(headers); err != nil {
 			return fmt.Errorf("headers of position %d: %w", e.Position, err)
 		}
-		run := &c.Runs[index[id]]
+		run := &runs[index[id]]
 		if gap != nil {
 			run.Gap = *gap
 		}

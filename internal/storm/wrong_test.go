@@ -21,8 +21,8 @@ const ackFunction = "baton.ack(bigint[], bigint[], bigint[], boolean)"
 // gateWithLook takes the gate in the statement that looks for newer events.
 var gateWithLook = []string{
 	"from seen where pg_try_advisory_xact_lock(i)", "from seen",
-	"where r.id = a.i and r.token = a.t and r.ready_at < 'infinity'",
-	"where r.id = a.i and r.token = a.t and r.ready_at < 'infinity' and pg_try_advisory_xact_lock(a.i)",
+	"from unnest(free_ids, free_lasts, free_tokens) a(i, l, t)\n     where not exists",
+	"from unnest(free_ids, free_lasts, free_tokens) a(i, l, t)\n     where pg_try_advisory_xact_lock(i) and not exists",
 }
 
 // noGate takes none.
@@ -99,7 +99,9 @@ func TestStormCatchesAClaimOfLiveLeases(t *testing.T) {
 
 func TestStormCatchesAnAckWithoutToken(t *testing.T) {
 	url := newDB(t)
-	replaceFunction(t, url, ackFunction, "r.token = a.t", "true")
+	replaceFunction(t, url, ackFunction,
+		"r.id # r.token = any (free_marks)", "true", "r.id # r.token = any (marks)", "true",
+		"array_position(marks, r.id # r.token)", "array_position(ids, r.id)")
 	cfg := config(t, url)
 	cfg.Until = func(r Report) bool { return r.Unleased > 0 }
 	catches(t, cfg, cfg.Until)

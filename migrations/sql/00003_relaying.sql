@@ -6,6 +6,11 @@ set local lock_timeout = '2s';
 --
 -- Three statements with a snapshot each. The gate and the look for newer events in ONE statement would
 -- answer on a snapshot older than the gate, and strand the event of a writer that committed between.
+--
+-- No plan here may hang on statistics: those of a table that was empty once would make a join read all
+-- records, and an ack run into its time-out. So rows are reached by an array of ids, a look at events is
+-- a subquery that is not flattened (offset 0), a lease is known by its mark, id # token, and parked rows
+-- by a function that is in no index.
 -- +goose StatementBegin
 create function baton.ack(ids bigint[], lasts bigint[], tokens bigint[], careful boolean default false)
   returns table (id bigint, token bigint, busy boolean)
@@ -13,12 +18,15 @@ create function baton.ack(ids bigint[], lasts bigint[], tokens bigint[], careful
   set search_path = pg_catalog, pg_temp as $$
 declare
   n int := cardinality(ids);
+  marks bigint[] := array(select i # t from unnest(ids, tokens) with ordinality a(i, t, o) order by o);
   busy_ids bigint[] := '{}';
   busy_tokens bigint[] := '{}';
   free_ids bigint[];
   free_lasts bigint[];
   free_tokens bigint[];
+  free_marks bigint[];
   gone bigint[];
+  gone_next bigint[];
   kept bigint[];
   told bigint[]; -- of both, those that got on: a claim that saw no event tells of no gap
 begin
@@ -30,31 +38,34 @@ begin
   -- 0 an ack that would wait for a row leaves it for later: the rows that it locks here, it need not wait for
   if careful then
     with mine as materialized (
-      select r.id from baton.record r join unnest(ids, tokens) a(i, t) on r.id = a.i and r.token = a.t
+      select r.id # r.token as mark
+        from baton.record r where r.id = any (ids) and r.id # r.token = any (marks)
        order by r.id for update of r skip locked)
     select array_agg(i), array_agg(t) into busy_ids, busy_tokens
       from unnest(ids, tokens) a(i, t)
-     where exists (select from baton.record r where r.id = a.i and r.token = a.t)
-       and not exists (select from mine where mine.id = a.i);
-    select array_agg(i), array_agg(l), array_agg(t) into ids, lasts, tokens
+     where exists (select from baton.record r where r.id = a.i and r.token = a.t offset 0)
+       and i # t <> all (array(select mark from mine));
+    select array_agg(i), array_agg(l), array_agg(t), array_agg(i # t) into ids, lasts, tokens, marks
       from unnest(ids, lasts, tokens) a(i, l, t) where busy_ids is null or i <> all (busy_ids);
   end if;
 
   -- 1 of the records with nothing newer in sight, the gates that nobody holds
   with seen as materialized (
     select i, l, t from unnest(ids, lasts, tokens) a(i, l, t)
-     where not exists (select from baton.event e where e.record = a.i and e.position > a.l))
+     where not exists (select from baton.event e where e.record = a.i and e.position > a.l offset 0))
   select array_agg(i), array_agg(l), array_agg(t) into free_ids, free_lasts, free_tokens
     from seen where pg_try_advisory_xact_lock(i);
 
-  -- 2 drained, as seen by a snapshot newer than the gates: the row goes. A parked one stays
+  -- 2 drained, as seen by a snapshot newer than the gates, which keep writers out: the row goes. A parked one stays
   if free_ids is not null then
+    select array_agg(i), array_agg(i # t) into free_ids, free_marks
+      from unnest(free_ids, free_lasts, free_tokens) a(i, l, t)
+     where not exists (select from baton.event e where e.record = a.i and e.position > a.l offset 0);
     with deleted as (
-      delete from baton.record r using unnest(free_ids, free_lasts, free_tokens) a(i, l, t)
-       where r.id = a.i and r.token = a.t and r.ready_at < 'infinity'
-         and not exists (select from baton.event e where e.record = a.i and e.position > a.l)
-      returning r.id, a.l >= r.next_position as moved)
-    select array_agg(d.id), array_agg(d.id) filter (where d.moved) into gone, told from deleted d;
+      delete from baton.record r
+       where r.id = any (free_ids) and r.id # r.token = any (free_marks) and isfinite(r.ready_at)
+      returning r.id, r.next_position)
+    select array_agg(d.id), array_agg(d.next_position) into gone, gone_next from deleted d;
   end if;
 
   -- 3 the others stay due, at the back of the queue; never backwards, whatever an operator did
@@ -62,22 +73,24 @@ begin
   if coalesce(cardinality(gone), 0) < cardinality(ids) then
     with updated as (
       update baton.record r
-         set next_position = greatest(r.next_position, a.l + 1),
-             locked_until = '-infinity', token = null, locked_by = null, claims = 0,
-             attempts = case when a.l >= r.next_position then 0 else r.attempts end,
-             last_error = case when a.l >= r.next_position then null else r.last_error end,
-             empties = case when a.l >= r.next_position then 0 else r.empties + 1 end,
-             ready_at = case when r.ready_at = 'infinity' then r.ready_at
-                             when a.l >= r.next_position then clock_timestamp()
-                             else clock_timestamp() + least(1000, 10 * 2 ^ least(r.empties, 7)) * interval '1 ms' end
-        from unnest(ids, lasts, tokens) a(i, l, t)
-       where r.id = a.i and r.token = a.t
+         set (next_position, locked_until, token, locked_by, claims, attempts, last_error, empties, ready_at) = (
+               select greatest(r.next_position, a.l + 1), '-infinity'::timestamptz, null::bigint, null::bigint, 0,
+                      case when a.l >= r.next_position then 0 else r.attempts end,
+                      case when a.l >= r.next_position then null else r.last_error end,
+                      case when a.l >= r.next_position then 0 else r.empties + 1 end,
+                      case when r.ready_at = 'infinity' then r.ready_at
+                           when a.l >= r.next_position then clock_timestamp()
+                           else clock_timestamp() + least(1000, 10 * 2 ^ least(r.empties, 7)) * interval '1 ms' end
+                 from (select lasts[array_position(marks, r.id # r.token)] as l offset 0) a)
+       where r.id = any (ids) and r.id # r.token = any (marks)
       returning r.id, r.empties = 0 as moved)
     select array_agg(u.id), told || array_agg(u.id) filter (where u.moved) into kept, told from updated u;
   end if;
 
   -- the event after a skipped one is stored: the gap has been told
   if exists (select from baton.gap) then
+    told := told || array(select g.i from unnest(gone, gone_next) g(i, p)
+                            join unnest(ids, lasts) a(i, l) on a.i = g.i where a.l >= g.p);
     delete from baton.gap g using unnest(ids, lasts) a(i, l)
      where g.record = a.i and g.position < a.l and a.i = any (told);
   end if;
