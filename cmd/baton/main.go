@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"syscall"
 
+	"github.com/IBM/sarama"
 	"github.com/spf13/cobra"
 
 	"github.com/batonrelay/baton/internal/config"
@@ -34,39 +35,48 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // the first signal drains; the second one kills
 	err := newRoot().ExecuteContext(ctx)
-	if err != nil {
+	code := exitCode(ctx, err)
+	switch code {
+	case 0:
+	case exitInterrupted:
+		fmt.Fprintln(os.Stderr, "baton: interrupted")
+	default:
 		fmt.Fprintln(os.Stderr, "baton:", err)
 	}
-	os.Exit(exitCode(ctx, err))
+	os.Exit(code)
 }
 
 // usageError is a mistake in the arguments.
 type usageError struct{ error }
 
-// problemError is what a check found.
-type problemError struct{ error }
+func (e usageError) Unwrap() error { return e.error }
+
+// errPending: migrations of this build are not applied.
+var errPending = errors.New("migrations are missing: run baton migrate up")
 
 func exitCode(ctx context.Context, err error) int {
 	var (
 		mistakes *config.Error
 		usage    usageError
-		problem  problemError
 		missing  *publisher.MissingError
+		field    *outbox.FieldError
+		db       *database.Error
 	)
 	switch {
 	case err == nil:
 		return 0
-	case errors.As(err, &usage), errors.As(err, &mistakes):
-		return exitUsage
-	case errors.As(err, &missing), errors.Is(err, outbox.ErrNoWork):
-		return exitNotFound
-	case errors.As(err, &problem), errors.Is(err, demo.ErrBroken):
-		return exitProblem
-	case errors.Is(err, migrations.ErrRefused):
-		return exitRefused
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitInterrupted
-	case errors.Is(err, database.ErrConnect), errors.Is(err, migrations.ErrConnect):
+	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &field):
+		return exitUsage
+	case errors.Is(err, outbox.ErrNoWork):
+		return exitNotFound
+	case errors.Is(err, migrations.ErrRefused):
+		return exitRefused
+	case errors.Is(err, database.ErrUnfit), errors.Is(err, migrations.ErrNotMigrated), errors.Is(err, outbox.ErrNotMigrated),
+		errors.Is(err, errPending), errors.As(err, &missing), errors.Is(err, demo.ErrBroken):
+		return exitProblem
+	case errors.As(err, &db) && (db.Connect || db.Away), errors.Is(err, migrations.ErrConnect), errors.Is(err, sarama.ErrOutOfBrokers):
 		return exitUnreachable
 	}
 	return exitUnexpected

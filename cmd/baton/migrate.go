@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/batonrelay/baton/internal/config"
+	"github.com/batonrelay/baton/internal/database"
 	"github.com/batonrelay/baton/migrations"
 	"github.com/batonrelay/baton/publisher"
 )
@@ -33,7 +36,7 @@ func newMigrateUp() *cobra.Command {
 				opts.KafkaClusterID = clusterID(cmd.Context(), cmd.ErrOrStderr(), c)
 			}
 			if err := migrations.Up(cmd.Context(), c.Direct(), opts); err != nil {
-				return err
+				return explained(err)
 			}
 			return showMigrations(cmd, c)
 		},
@@ -69,17 +72,30 @@ func newMigrateStatus() *cobra.Command {
 func showMigrations(cmd *cobra.Command, c config.Config) error {
 	list, err := migrations.Status(cmd.Context(), c.Direct(), migrations.Options{Schema: c.Schema})
 	if err != nil {
-		return err
+		return explained(err)
 	}
-	return show(cmd, list, func(w io.Writer) {
+	err = show(cmd, list, func(w io.Writer) {
 		for _, m := range list {
-			state := "missing: baton migrate up"
+			state := "missing"
 			if m.Done {
 				state = "applied"
 			}
 			row(w, m.Name, state)
 		}
 	})
+	missing := func(m migrations.Applied) bool { return !m.Done }
+	if err == nil && slices.ContainsFunc(list, missing) {
+		return errPending
+	}
+	return err
+}
+
+// explained says what an error of connecting means; the migrations' other errors speak for themselves.
+func explained(err error) error {
+	if errors.Is(err, migrations.ErrConnect) {
+		return database.Explain(err)
+	}
+	return err
 }
 
 func newMigrateGrants() *cobra.Command {
@@ -102,7 +118,11 @@ func newMigrateGrants() *cobra.Command {
 				return err
 			}
 			if apply {
-				return migrations.Grant(cmd.Context(), c.Direct(), c.Schema, writer, relay)
+				if err := migrations.Grant(cmd.Context(), c.Direct(), c.Schema, writer, relay); err != nil {
+					return database.Explain(err)
+				}
+				fmt.Fprintln(cmd.ErrOrStderr(), "applied; to see what they are, run it without --apply")
+				return nil
 			}
 			_, err = fmt.Fprint(cmd.OutOrStdout(), grants)
 			return err

@@ -5,9 +5,9 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/IBM/sarama"
 	"github.com/spf13/cobra"
 
 	"github.com/batonrelay/baton/internal/config"
@@ -71,25 +71,46 @@ func withTopics(cmd *cobra.Command, args []string,
 	defer cancel()
 	reports, err := do(ctx, p, topics)
 	if len(reports) > 0 {
-		if err := show(cmd, reports, func(w io.Writer) { printTopics(w, reports) }); err != nil {
+		if err := showTopics(cmd, reports); err != nil {
 			return err
 		}
+	}
+	if err != nil && ctx.Err() != nil && cmd.Context().Err() == nil {
+		return fmt.Errorf("%w: %w", sarama.ErrOutOfBrokers, err) // nobody answered in time
 	}
 	return err
 }
 
-func printTopics(w io.Writer, reports []publisher.TopicReport) {
-	row(w, "TOPIC", "PARTITIONS", "REPLICAS", "MIN ISR", "MAX BYTES", "")
-	for _, r := range reports {
-		note := ""
-		if r.Created {
-			note = "created"
-		}
-		row(w, r.Name, r.Partitions, r.ReplicationFactor, r.MinInSyncReplicas, r.MaxMessageBytes, note)
+// topic is a report for programs.
+type topic struct {
+	Name              string   `json:"name"`
+	Created           bool     `json:"created"`
+	Partitions        int32    `json:"partitions"`
+	ReplicationFactor int16    `json:"replication_factor"`
+	MinInSyncReplicas int      `json:"min_in_sync_replicas"`
+	UncleanElection   bool     `json:"unclean_election"`
+	CleanupPolicy     string   `json:"cleanup_policy"`
+	MaxMessageBytes   int      `json:"max_message_bytes"`
+	Warnings          []string `json:"warnings"`
+}
+
+// showTopics prints a table, and its warnings apart from it.
+func showTopics(cmd *cobra.Command, reports []publisher.TopicReport) error {
+	list := make([]topic, len(reports))
+	for i, r := range reports {
+		list[i] = topic(r)
 	}
-	for _, r := range reports {
-		for _, warning := range r.Warnings {
-			fmt.Fprintf(w, "warning: %s: %s\n", r.Name, strings.TrimPrefix(warning, r.Name+": "))
+	return show(cmd, list, func(w io.Writer) {
+		row(w, "TOPIC", "PARTITIONS", "REPLICAS", "MIN ISR", "MAX BYTES")
+		for _, t := range list {
+			cells := []any{t.Name, t.Partitions, t.ReplicationFactor, t.MinInSyncReplicas, t.MaxMessageBytes}
+			if t.Created {
+				cells = append(cells, "created")
+			}
+			row(w, cells...)
+			for _, warning := range t.Warnings {
+				fmt.Fprintf(cmd.ErrOrStderr(), "warning: topic %s: %s\n", t.Name, warning)
+			}
 		}
-	}
+	})
 }

@@ -6,6 +6,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 )
 
 // Field is one variable of the reference and its value.
@@ -43,10 +44,25 @@ func text(value any) string {
 	if list, isList := value.([]string); isList {
 		return strings.Join(list, ",")
 	}
-	if level, isLevel := value.(slog.Level); isLevel {
-		return strings.ToLower(level.String())
+	switch v := value.(type) {
+	case slog.Level:
+		return strings.ToLower(v.String())
+	case time.Duration:
+		return short(v)
 	}
 	return fmt.Sprint(value)
+}
+
+// short is 24h, not 24h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
 }
 
 // unknown warns of BATON_ variables that nothing reads: they are mostly misspelt.
