@@ -16,7 +16,7 @@ create function baton.write_audit(action text, record_type text, record_key text
   language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 begin
-  if coalesce(reason, '') = '' then
+  if coalesce(btrim(reason), '') = '' then
     raise exception 'baton: % needs a reason', action using errcode = 'invalid_parameter_value', column = 'reason';
   end if;
   insert into baton.audit (action, record_type, record_key, position, reason)
