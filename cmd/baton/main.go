@@ -59,7 +59,6 @@ func exitCode(ctx context.Context, err error) int {
 		mistakes *config.Error
 		usage    usageError
 		missing  *publisher.MissingError
-		field    *outbox.FieldError
 		db       *database.Error
 	)
 	switch {
@@ -67,7 +66,7 @@ func exitCode(ctx context.Context, err error) int {
 		return 0
 	case errors.Is(err, context.Canceled) && ctx.Err() != nil:
 		return exitInterrupted
-	case errors.As(err, &usage), errors.As(err, &mistakes), errors.As(err, &field):
+	case errors.As(err, &usage), errors.As(err, &mistakes), errors.Is(err, outbox.ErrNoRecord):
 		return exitUsage
 	case errors.Is(err, outbox.ErrNoWork):
 		return exitNotFound

@@ -32,7 +32,7 @@ func verb(use, short, done string, act func(context.Context, *outbox.Operator, o
 			a := acted{Action: use, RecordType: args[0], RecordKey: args[1], Reason: reason}
 			return withOperator(cmd, func(ctx context.Context, o *outbox.Operator) (err error) {
 				if a.Position, err = act(ctx, o, outbox.Record{Type: a.RecordType, Key: a.RecordKey}, reason); err != nil {
-					return fmt.Errorf("%s %s: %w", a.RecordType, a.RecordKey, err)
+					return err
 				}
 				return show(cmd, a, func(w io.Writer) {
 					at := ""

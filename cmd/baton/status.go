@@ -4,7 +4,10 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strings"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/spf13/cobra"
 
@@ -45,7 +48,7 @@ func newStatus() *cobra.Command {
 			return withOperator(cmd, func(ctx context.Context, o *outbox.Operator) error {
 				s, err := o.Status(ctx)
 				if err != nil {
-					return err
+					return database.Explain(err)
 				}
 				return show(cmd, s, func(w io.Writer) { printStatus(w, s, time.Now()) })
 			})
@@ -53,36 +56,78 @@ func newStatus() *cobra.Command {
 	}
 }
 
+// printStatus writes for people: how many, who, what is stuck, and what to do about it.
 func printStatus(w io.Writer, s outbox.Status, now time.Time) {
-	stale := ""
-	if s.Stale > 0 {
-		stale = fmt.Sprintf("%d of them after a lease that ran out", s.Stale)
-	}
-	row(w, "deferred", s.Deferred, "records are due", stale)
-	row(w, "leased", s.Leased, "records are being published", "")
-	row(w, "backing off", s.BackingOff, "records wait after a failure", "")
-	row(w, "parked", s.Parked, "records wait for an operator", "")
-	row(w, "oldest", age(time.Duration(s.OldestSeconds*float64(time.Second))), "is the oldest event waiting", "")
+	printCounts(w, s)
 	fmt.Fprintln(w)
 	if len(s.Instances) == 0 {
 		fmt.Fprintln(w, "no relay is running: baton relay")
 	} else {
-		row(w, "RELAY", "VERSION", "POOLER", "UP", "SEEN", "LEASES")
+		row(w, "RELAY", "LEASES", "UP", "SEEN", "POOLER", "VERSION")
 		for _, i := range s.Instances {
-			row(w, i.Name, i.Version, i.Pooler, age(now.Sub(i.StartedAt)), age(now.Sub(i.SeenAt))+" ago", i.Leases)
+			row(w, cell(i.Name), count(i.Leases), age(now.Sub(i.StartedAt)), age(now.Sub(i.SeenAt))+" ago", i.Pooler, i.Version)
 		}
 	}
-	if len(s.ParkedRecords) == 0 {
+	if len(s.ParkedRecords) > 0 {
+		fmt.Fprintln(w)
+		printParked(w, s, now)
+	}
+}
+
+func printCounts(w io.Writer, s outbox.Status) {
+	if s.Deferred+s.Leased+s.BackingOff+s.Parked == 0 {
+		fmt.Fprintln(w, "the outbox is empty: everything that was committed is published")
 		return
 	}
-	fmt.Fprintln(w)
-	row(w, "PARKED", "KEY", "POSITION", "EVENT", "ATTEMPTS", "LAST ERROR")
+	events := count(s.Events)
+	if s.EventsEstimated {
+		events = "≈" + events
+	}
+	lines := [][3]string{
+		{"deferred", count(s.Deferred), "records are due"},
+		{"leased", count(s.Leased), "records are being published"},
+		{"backing off", count(s.BackingOff), "records wait after a failure"},
+		{"parked", count(s.Parked), "records wait for an operator"},
+		{"events", events, "wait in all of them"},
+		{"oldest", age(time.Duration(s.OldestSeconds * float64(time.Second))), "is the age of the oldest that waits for a relay"},
+	}
+	if s.Stale > 0 {
+		lines[0][2] += fmt.Sprintf(", %s of them after a lease that ran out", count(s.Stale))
+	}
+	width := 0
+	for _, l := range lines {
+		width = max(width, utf8.RuneCountInString(l[1]))
+	}
+	for _, l := range lines {
+		fmt.Fprintf(w, "%-11s  %*s  %s\n", l[0], width, l[1], l[2])
+	}
+}
+
+func printParked(w io.Writer, s outbox.Status, now time.Time) {
+	row(w, "PARKED", "KEY", "EVENT", "POSITION", "WRITTEN", "ATTEMPTS", "LAST ERROR")
 	for _, p := range s.ParkedRecords {
-		row(w, p.RecordType, p.RecordKey, p.Position, p.Type, p.Attempts, p.LastError)
+		event, position, written := "none waits", "", ""
+		if p.Since != nil {
+			event, position, written = cell(p.Type), fmt.Sprint(p.Position), age(now.Sub(*p.Since))+" ago"
+		}
+		row(w, p.RecordType, cell(p.RecordKey), event, position, written, p.Attempts, cell(p.LastError))
+	}
+	if more := s.Parked - int64(len(s.ParkedRecords)); more > 0 {
+		fmt.Fprintf(w, "and %s more\n", count(more))
 	}
 	first := s.ParkedRecords[0]
-	fmt.Fprintf(w, "\nmend the cause, then: baton unpark %s %s --reason …   or give the event up: baton skip %s %s --reason …\n",
-		first.RecordType, first.RecordKey, first.RecordType, first.RecordKey)
+	record := first.RecordType + " " + shellWord(first.RecordKey)
+	fmt.Fprintf(w, "\nto go on with it, once the cause is mended:   baton unpark %s --reason …\n"+
+		"to give its next event up for ever:           baton skip %[1]s --reason …\n", record)
+}
+
+// count puts commas between thousands.
+func count(n int64) string {
+	s := fmt.Sprint(n)
+	for i := len(s) - 3; i > 0; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }
 
 // age is a duration as people say it.
@@ -92,7 +137,36 @@ func age(d time.Duration) string {
 		return "0s"
 	case d < time.Second:
 		return d.Round(time.Millisecond).String()
-	default:
+	case d < time.Hour:
 		return d.Round(time.Second).String()
+	case d < 48*time.Hour:
+		return strings.TrimSuffix(d.Round(time.Minute).String(), "0s")
 	}
+	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// cell is one line of text that a terminal may see: keys and errors are not ours.
+func cell(s string) string {
+	const most = 100
+	clean := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return '·'
+	}, s)
+	if runes := []rune(clean); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return clean
+}
+
+// shellWord quotes what a shell would not take as one word.
+func shellWord(s string) string {
+	plain := func(r rune) bool {
+		return unicode.IsLetter(r) || unicode.IsDigit(r) || strings.ContainsRune("-_.:/@", r)
+	}
+	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
+		return s
+	}
+	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 
@@ -41,7 +42,8 @@ func Away(err error) bool {
 
 const checkURL = "check DATABASE_URL, or the file in DATABASE_URL_FILE"
 
-// Explain tells what an error of pgx means for an operator. It quotes no secret: user, host and database only.
+// Explain tells what an error of pgx means for an operator; other errors it returns as they are. It quotes
+// no secret: user, host and database only.
 func Explain(err error) error {
 	var explained *Error
 	if err == nil || errors.Is(err, context.Canceled) || errors.As(err, &explained) {
@@ -66,10 +68,19 @@ func Explain(err error) error {
 		e.Problem, e.Cure = "nobody knows the host "+dns.Name, checkURL
 	case errors.As(err, &cert):
 		e.Problem, e.Cure = "the certificate of "+server+" is not one that we trust", "check sslrootcert and sslmode in DATABASE_URL"
-	default:
+	case e.Connect, broken(err):
 		e.Problem, e.Cure, e.Away = server+" does not answer", "is it running, and is the address right?", true
+	default:
+		return err
 	}
 	return e
+}
+
+// broken reports whether a connection that was there is gone, or too slow.
+func broken(err error) bool {
+	var network net.Error
+	return errors.As(err, &network) || errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) ||
+		errors.Is(err, context.DeadlineExceeded) || pgconn.SafeToRetry(err)
 }
 
 // explainCode judges what the server itself said.
