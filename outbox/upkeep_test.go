@@ -82,7 +82,9 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	others = append(others, idle.PgConn().PID())
-	alive := func(pid uint32) bool { return one[bool](d, "select exists (select from pg_stat_activity where pid = $1)", pid) }
+	alive := func(pid uint32) bool {
+		return one[bool](d, "select exists (select from pg_stat_activity where pid = $1)", pid)
+	}
 
 	pool := newPool(t, relay)
 	keeper, err := lease.New(pool, lease.Config{Lease: time.Minute})
