@@ -2,7 +2,6 @@ package outbox
 
 import (
 	"context"
-	"sync/atomic"
 
 	"golang.org/x/sync/semaphore"
 )
@@ -13,8 +12,6 @@ import (
 type budget struct {
 	events, bytes       *semaphore.Weighted
 	eventsMax, bytesMax int64
-	eventsUsed          atomic.Int64
-	bytesUsed           atomic.Int64
 }
 
 func newBudget(eventsMax, bytesMax int64) *budget {
@@ -32,8 +29,6 @@ func (b *budget) acquire(ctx context.Context, events, bytes int64) error {
 		b.events.Release(events)
 		return err
 	}
-	b.eventsUsed.Add(events)
-	b.bytesUsed.Add(bytes)
 	return nil
 }
 
@@ -43,8 +38,6 @@ func (b *budget) acquireAll(ctx context.Context) error {
 }
 
 func (b *budget) release(events, bytes int64) {
-	b.eventsUsed.Add(-events)
-	b.bytesUsed.Add(-bytes)
 	b.events.Release(events)
 	b.bytes.Release(bytes)
 }

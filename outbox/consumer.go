@@ -8,8 +8,8 @@ import (
 	"github.com/batonrelay/baton/lease"
 )
 
-// lockTimeout bounds one claim, from without.
-const lockTimeout = 5 * time.Second
+// repoTimeout bounds one call of the repository, from without: a half-open connection never answers.
+const repoTimeout = 5 * time.Second
 
 // probeRecords is how many records are claimed while the log takes nothing.
 const probeRecords = 10
@@ -40,6 +40,9 @@ func (c *consumer) run(ctx context.Context) {
 			return
 		}
 		claimed, full, err := c.once(ctx, probe)
+		if probe && claimed == 0 {
+			c.r.health.unprobed()
+		}
 		switch {
 		case err != nil:
 			failures++
@@ -76,22 +79,26 @@ func (c *consumer) once(ctx context.Context, probe bool) (claimed int, full bool
 	}
 	works := c.works(claim)
 	for _, w := range works {
-		w.events, w.bytes = min(w.events, events), min(w.bytes, bytes) // a single event may be larger than what was asked for
-		events, bytes = events-w.events, bytes-w.bytes
+		// a single event may be larger than what was asked for
+		w.heldEvents, w.heldBytes = min(w.events, events), min(w.bytes, bytes)
+		events, bytes = events-w.heldEvents, bytes-w.heldBytes
 	}
 	c.r.budget.release(events, bytes)
 	c.hand(works)
 	c.learn(works)
+	full = len(works) >= limits.Records && !probe
 	if claim.Suspects {
-		err = c.alone(ctx)
+		var found bool
+		found, err = c.alone(ctx)
+		full = full || found // they stand before all others in the queue, and go one by one: no pause between
 	}
-	return len(works), len(works) >= limits.Records && !probe, err
+	return len(works), full, err
 }
 
 func (c *consumer) limits(probe bool) lease.Limits {
 	l := lease.Limits{Records: c.r.cfg.ClaimRecords, Events: c.r.cfg.ClaimEvents, Bytes: c.r.cfg.ClaimBytes}
-	if c.bytesPerRecord > 0 {
-		l.Records = min(l.Records, max(1, int(float64(l.Bytes)/c.bytesPerRecord)))
+	if fit := float64(l.Bytes) / c.bytesPerRecord; fit < float64(l.Records) { // without payloads fit is no int
+		l.Records = max(1, int(fit))
 	}
 	if probe {
 		l.Records = min(l.Records, probeRecords)
@@ -114,7 +121,7 @@ func (c *consumer) learn(works []*work) {
 
 // lock claims. A claim that has begun is not cut off by a shutdown: its leases would be nobody's.
 func (c *consumer) lock(ctx context.Context, limits lease.Limits) (Claim, error) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lockTimeout)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), repoTimeout)
 	defer cancel()
 	claim, err := c.r.repo.Lock(ctx, limits)
 	if err != nil {
@@ -164,19 +171,19 @@ func (c *consumer) hand(works []*work) {
 
 // alone claims one suspect, a record whose claims kept ending without a verdict, when nothing else is
 // in flight in this process, and keeps everything else out until it is settled: if its event kills the
-// relay, no other record is blamed. One that has done so too often is parked.
-func (c *consumer) alone(ctx context.Context) error {
+// relay, no other record is blamed. One that has done so too often is parked. found: there was one.
+func (c *consumer) alone(ctx context.Context) (found bool, err error) {
 	if err := c.r.budget.acquireAll(ctx); err != nil {
-		return err
+		return false, err
 	}
 	claim, err := c.lock(ctx, lease.Limits{Records: 1, Events: c.r.cfg.ClaimEvents, Bytes: c.r.cfg.ClaimBytes, Alone: true})
 	works := c.works(claim)
 	if err != nil || len(works) == 0 {
 		c.r.budget.releaseAll()
-		return err
+		return false, err
 	}
 	w := works[0]
-	w.events, w.bytes = c.r.budget.eventsMax, c.r.budget.bytesMax
+	w.heldEvents, w.heldBytes = c.r.budget.eventsMax, c.r.budget.bytesMax
 	if claims := claim.Records[0].Claims; claims >= c.r.cfg.ClaimsMax && len(w.run.Events) > 0 {
 		head := w.run.Events[0]
 		if c.r.policyOf(head.Record.Type) == Park {
@@ -186,9 +193,9 @@ func (c *consumer) alone(ctx context.Context) error {
 			c.r.log.Warn("record parked", "record_type", head.Record.Type, "record_key", head.Record.Key,
 				"position", head.Position, "reason", reason)
 			c.r.workers.submit([]outcome{w.release(0, w.attempts, true, reason)})
-			return nil
+			return true, nil
 		}
 	}
 	c.hand(works)
-	return nil
+	return true, nil
 }

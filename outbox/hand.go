@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/batonrelay/baton/lease"
@@ -16,9 +17,15 @@ type hand struct {
 	r      *Relay
 	mu     sync.Mutex
 	claims map[*claimInHand]struct{}
+	// events and bytes are claimed and not settled
+	events, bytes atomic.Int64
 }
 
 func (h *hand) add(c *claimInHand) {
+	for _, w := range c.open {
+		h.events.Add(w.events)
+		h.bytes.Add(w.bytes)
+	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.claims[c] = struct{}{}
@@ -26,6 +33,8 @@ func (h *hand) add(c *claimInHand) {
 
 // drop forgets a work that is settled.
 func (h *hand) drop(w *work) {
+	h.events.Add(-w.events)
+	h.bytes.Add(-w.bytes)
 	c := w.claim
 	c.mu.Lock()
 	delete(c.open, w.held.ID)
@@ -63,7 +72,7 @@ func (h *hand) extend(ctx context.Context) {
 	}
 	h.mu.Unlock()
 	for _, c := range due {
-		until, err := h.r.repo.Extend(ctx, c.held())
+		until, err := h.extendOne(ctx, c)
 		if err != nil && !errors.Is(err, lease.ErrLost) {
 			h.r.log.Warn("leases not extended", "err", err)
 			continue
@@ -71,6 +80,12 @@ func (h *hand) extend(ctx context.Context) {
 		c.extended(until, err)
 		h.r.stats.extended.Add(1)
 	}
+}
+
+func (h *hand) extendOne(ctx context.Context, c *claimInHand) (time.Time, error) {
+	ctx, cancel := context.WithTimeout(ctx, repoTimeout)
+	defer cancel()
+	return h.r.repo.Extend(ctx, c.held())
 }
 
 func (c *claimInHand) wantsMore(half time.Duration) bool {

@@ -19,7 +19,7 @@ type health struct {
 
 	mu      sync.Mutex
 	streak  int       // sends in a row of which some run failed for the world's sake
-	down    bool      // the last of them stored nothing
+	nothing int       // the last of them, as many as stored nothing: 0 is health
 	resumes time.Time // claims pause until then
 	lastErr error
 }
@@ -38,44 +38,70 @@ func (h *health) judge(verdicts []Verdict) {
 	defer h.mu.Unlock()
 	if worldErr == nil {
 		if stored {
-			h.streak, h.down, h.lastErr = 0, false, nil
+			h.streak, h.nothing, h.lastErr = 0, 0, nil
 		}
 		return
 	}
 	h.streak++
-	h.down, h.lastErr = !stored, worldErr
-	if h.down {
-		h.resumes = time.Now().Add(h.delay())
+	h.lastErr = worldErr
+	if stored { // one partition is in trouble, not the log
+		h.nothing = 0
+		return
 	}
+	h.nothing++
+	h.resumes = time.Now().Add(h.delay(h.nothing))
 }
 
 // backoff is how long a record that failed for the world's sake stays away.
 func (h *health) backoff() time.Duration {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	return h.delay()
+	return h.delay(h.streak)
 }
 
-func (h *health) delay() time.Duration {
-	return jittered(h.backoffMin, min(h.backoffMax, worldBackoffMax), h.streak)
+func (h *health) delay(failures int) time.Duration {
+	return jittered(h.backoffMin, min(h.backoffMax, worldBackoffMax), failures)
 }
 
-// wait returns when claims may go on: at once, or after a pause. probe: with few records.
+// wait returns when a claim may go on: at once, or after a pause. probe: with few records. The verdict
+// on a probe may be long in coming, so the next one waits as if this one had failed already.
 func (h *health) wait(ctx context.Context) (probe bool, err error) {
-	h.mu.Lock()
-	down, pause := h.down, time.Until(h.resumes)
-	h.mu.Unlock()
-	if !down {
-		return false, ctx.Err()
+	for ctx.Err() == nil {
+		pause, probe := h.pause()
+		if pause <= 0 {
+			return probe, nil
+		}
+		if err := sleep(ctx, pause); err != nil {
+			return probe, err
+		}
 	}
-	return true, sleep(ctx, pause)
+	return false, ctx.Err()
+}
+
+func (h *health) pause() (pause time.Duration, probe bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.nothing == 0 {
+		return 0, false
+	}
+	if pause = time.Until(h.resumes); pause <= 0 {
+		h.resumes = time.Now().Add(h.delay(h.nothing))
+	}
+	return pause, true
+}
+
+// unprobed tells that a probe found no record to try the log with: another may go at once.
+func (h *health) unprobed() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.resumes = time.Time{}
 }
 
 // problem is what keeps the log from taking anything, or nil.
 func (h *health) problem() error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.down {
+	if h.nothing > 0 {
 		return h.lastErr
 	}
 	return nil

@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"errors"
+	"sync"
 	"time"
 
 	"github.com/batonrelay/baton/lease"
@@ -53,7 +54,7 @@ func (p *producer) turn(ctx context.Context, active []*work) []*work {
 	for i, w := range sending {
 		runs[i] = w.next(pieceEvents)
 	}
-	verdicts := p.r.sender.Send(ctx, runs)
+	verdicts := p.send(ctx, sending, runs)
 	p.r.health.judge(verdicts)
 	outcomes := make([]outcome, 0, len(sending))
 	for i, w := range sending {
@@ -65,6 +66,39 @@ func (p *producer) turn(ctx context.Context, active []*work) []*work {
 	}
 	p.r.workers.submit(outcomes)
 	return waiting
+}
+
+// send gives a silent sender up when the last of the leases has ended, as far as they were extended by
+// then: it must not hold its lane, or a drain, for longer.
+func (p *producer) send(ctx context.Context, works []*work, runs []Run) []Verdict {
+	ctx, cancel := context.WithCancel(ctx)
+	var watch sync.WaitGroup
+	watch.Go(func() {
+		for sleep(ctx, time.Until(lastDeadline(works))) == nil {
+			if time.Until(lastDeadline(works)) <= 0 {
+				cancel()
+			}
+		}
+	})
+	verdicts := p.r.sender.Send(ctx, runs)
+	cancel()
+	watch.Wait()
+	return verdicts
+}
+
+// lastDeadline of the works' leases.
+func lastDeadline(works []*work) (last time.Time) {
+	var claim *claimInHand
+	for _, w := range works {
+		if w.claim == claim {
+			continue // neighbours mostly share their claim
+		}
+		claim = w.claim
+		if d := claim.deadline(); d.After(last) {
+			last = d
+		}
+	}
+	return last
 }
 
 // sendable picks the works that may be sent now: one of each record, with enough of its lease left. A

@@ -94,8 +94,10 @@ func (r *Relay) Run(ctx context.Context) error {
 	settlers.Go(func() { r.hand.run(settling) })
 
 	<-claiming.Done()
+	draining, endDraining := r.drainFor(ctx, sending)
+	defer endDraining()
 	consumers.Wait()
-	err := r.drainInFlight(ctx, sending)
+	err := r.waitSettled(draining)
 	r.kill()
 	senders.Wait()
 	if err != nil {
@@ -119,16 +121,20 @@ func (r *Relay) start(ctx context.Context) (claiming, sending context.Context, o
 	return claiming, sending, true
 }
 
-// drainInFlight waits until everything is settled. If Run's own context has ended, for at most the
-// configured drain; if Close did it, its context is the bound.
-func (r *Relay) drainInFlight(ctx, sending context.Context) error {
+// drainFor begins the drain: nothing new is sent from now on. If Run's own context has ended, it lasts
+// for at most the configured drain, the end of the last claim included; if Close did it, its context is
+// the bound.
+func (r *Relay) drainFor(ctx, sending context.Context) (context.Context, context.CancelFunc) {
 	r.drain.Store(true)
 	if ctx.Err() != nil {
-		var cancel context.CancelFunc
-		sending, cancel = context.WithTimeout(sending, r.cfg.Drain)
-		defer cancel()
+		return context.WithTimeout(sending, r.cfg.Drain)
 	}
-	if err := r.budget.acquireAll(sending); err != nil {
+	return context.WithCancel(sending)
+}
+
+// waitSettled waits until nothing is in flight.
+func (r *Relay) waitSettled(ctx context.Context) error {
+	if err := r.budget.acquireAll(ctx); err != nil {
 		return err
 	}
 	r.budget.releaseAll()
@@ -140,10 +146,9 @@ func (r *Relay) settleRest(ctx context.Context) error {
 	(&producer{r: r}).giveBack(r.distributor.takeAll())
 	ctx, cancel := context.WithTimeout(ctx, settleGrace)
 	defer cancel()
-	if err := r.budget.acquireAll(ctx); err != nil {
-		return fmt.Errorf("%w: %d events", ErrDrain, r.budget.eventsUsed.Load())
+	if err := r.waitSettled(ctx); err != nil {
+		return fmt.Errorf("%w: %d events", ErrDrain, r.hand.events.Load())
 	}
-	r.budget.releaseAll()
 	return nil
 }
 
@@ -170,6 +175,7 @@ func (r *Relay) CloseCtx(ctx context.Context) error {
 	case <-r.done:
 		return nil
 	case <-ctx.Done():
+		r.drain.Store(true) // a claim may be under way yet: what it brings is not sent
 		r.kill()
 		<-r.done
 		return ctx.Err()

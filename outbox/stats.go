@@ -44,7 +44,7 @@ func (r *Relay) Stats() RelayStats {
 		Released: r.stats.released.Load(), Lost: r.stats.lost.Load(), Extended: r.stats.extended.Load(),
 		Parked: r.stats.parked.Load(), FailedWorld: r.stats.failed[BadWorld].Load(), FailedTopic: r.stats.failed[BadTopic].Load(),
 		FailedEvent: r.stats.failed[BadEvent].Load(), JobRetries: r.stats.jobRetries.Load(), ClaimErrors: r.stats.claimErrors.Load(),
-		EventsInFlight: r.budget.eventsUsed.Load(), BytesInFlight: r.budget.bytesUsed.Load(), LogProblem: r.health.problem(),
+		EventsInFlight: r.hand.events.Load(), BytesInFlight: r.hand.bytes.Load(), LogProblem: r.health.problem(),
 	}
 	if p := r.stats.repoProblem.Load(); p != nil {
 		s.RepoProblem = *p
@@ -54,7 +54,7 @@ func (r *Relay) Stats() RelayStats {
 
 // claimFailed says so once for each outage, and remembers why for readiness.
 func (r *Relay) claimFailed(ctx context.Context, failures int, err error) {
-	if errors.Is(err, context.Canceled) && ctx.Err() != nil {
+	if end := ctx.Err(); end != nil && errors.Is(err, end) {
 		return
 	}
 	r.stats.claimErrors.Add(1)

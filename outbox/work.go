@@ -17,17 +17,19 @@ type work struct {
 	lost   atomic.Bool // an extension told that the lease is gone
 	// attempts counts the verdicts against the head event.
 	attempts int
-	// events and bytes are what the work holds of the budget until it is settled.
+	// events and bytes are how much was claimed.
 	events, bytes int64
+	// heldEvents and heldBytes are what the work holds of the budget until it is settled.
+	heldEvents, heldBytes int64
 }
 
 // newWork has stored at the last position that needs no sending where the claim saw no event.
 func newWork(c *claimInHand, r lease.Record, run Run) *work {
-	w := &work{held: lease.Held{ID: r.ID, Token: run.Token}, claim: c, run: run, stored: r.Last, attempts: r.Attempts, events: 1}
+	w := &work{held: lease.Held{ID: r.ID, Token: run.Token}, claim: c, run: run, stored: r.Last, attempts: r.Attempts}
 	if len(run.Events) > 0 {
 		w.stored = 0
-		w.events = int64(len(run.Events))
 	}
+	w.events = max(1, int64(len(run.Events))) // the lease itself, where the claim saw no event
 	for i := range run.Events {
 		w.bytes += run.Events[i].bytes()
 	}

@@ -96,7 +96,7 @@ func (p *workerPool) settle(ctx context.Context, job []outcome) {
 	p.r.stats.lost.Add(int64(lost))
 	for _, o := range job {
 		p.r.hand.drop(o.work)
-		p.r.budget.release(o.work.events, o.work.bytes)
+		p.r.budget.release(o.work.heldEvents, o.work.heldBytes)
 	}
 }
 
@@ -123,6 +123,8 @@ func write[T any](ctx context.Context, p *workerPool, deadline time.Time, items 
 	var last error
 	b := retry.WithCappedDuration(time.Second, retry.NewExponential(20*time.Millisecond))
 	err := retry.Do(ctx, retry.WithJitterPercent(20, b), func(ctx context.Context) error {
+		ctx, cancel := context.WithTimeout(ctx, repoTimeout)
+		defer cancel()
 		err := do(ctx, items)
 		var (
 			busy *lease.BusyError
