@@ -148,8 +148,9 @@ func identify(ctx context.Context, conn *pgx.Conn, schemaName string, opts Optio
 	return Adopt(ctx, conn, schemaName, m, opts.Source, opts.KafkaClusterID)
 }
 
-// lacksRight: the schema exists already and this role may not create one.
-func lacksRight(err error) bool {
+// isThere: creating the schema failed because it exists already. IF NOT EXISTS asks for the right to create
+// first (42501), and does not see what another migrator has not committed yet (23505).
+func isThere(err error) bool {
 	var pg *pgconn.PgError
-	return errors.As(err, &pg) && pg.Code == "42501"
+	return errors.As(err, &pg) && (pg.Code == "42501" || pg.Code == "23505")
 }

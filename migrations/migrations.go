@@ -93,7 +93,7 @@ func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.C
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !lacksRight(err) {
+	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !isThere(err) {
 		return fmt.Errorf("migrations: create schema %s: %w", name, err)
 	}
 	config := conn.Config() // a copy
