@@ -6,28 +6,29 @@ package lease
 // claimSQL takes leases on due records and says which of their events wait; no payloads, so that the
 // answer is small and the server never waits for a frozen relay's socket inside the transaction.
 //
-//   - due locks rows in the order of the queue, passing over rows that others are claiming. Every
-//     predicate is on the locked row.
+//   - due locks rows in the order of the queue, passing over rows that others are claiming, and over
+//     suspects, which are claimed alone. Every predicate is on the locked row.
 //   - taken is by id: by ctid it would hand out events without a lease. The ids come as an array, which
 //     only the primary key's index answers: as a join they left it to statistics whether all records
-//     were read. Suspects stay, they are claimed alone.
+//     were read.
 //   - share is a fair part of the limits for each record; first_pass reads only what returning gave, and
 //     adds bytes up one by one only where they are too many.
 //   - rest is what the others left, for the records that have more.
+//   - suspects have been due for longer than all that flows: the oldest ten tell whether there are any.
 //
 // $1 records, $2 token, $3 lease, $4 instance, $5 events, $6 bytes.
 const claimSQL = `
 with due as materialized (
-  select id, claims, token is not null as stale
+  select id, token is not null as stale
     from baton.record
-   where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp())
+   where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp()) and claims < 2
    order by ready_at
    limit $1
      for update skip locked),
 taken as (
   update baton.record r
      set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
-   where r.id = any (array(select id from due where claims < 2))
+   where r.id = any (array(select id from due))
   returning r.id, r.next_position, r.ready_at, r.attempts, r.claims - 1 as claims,
             r.id = any (array(select id from due where stale)) as stale),
 ` + claimedEventsSQL
@@ -36,7 +37,7 @@ taken as (
 // edge of the index.
 const claimAloneSQL = `
 with due as materialized (
-  select id, claims, token is not null as stale
+  select id, token is not null as stale
     from baton.record
    where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp()) and claims >= 2
    order by ready_at
@@ -76,7 +77,10 @@ rest as materialized (
   select ($5::int - sum(n)) / count(*) filter (where hungry) as events, ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
     from first_pass having count(*) filter (where hungry) > 0)
 select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first, coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0)
-  from (select count(*) filter (where claims >= 2) > 0 as suspects from due) s
+  from (select coalesce(bool_or(claims >= 2), false) as suspects from (
+          select claims from baton.record
+           where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp())
+           order by ready_at limit 10) oldest) s
   left join first_pass p on true
   left join rest on p.hungry and rest.events > 0 and rest.bytes > 0
   left join lateral (

@@ -9,10 +9,10 @@ import (
 
 // byCtid claims by ctid, and reads the events of what it saw rather than of what it took.
 var byCtid = []string{
-	"select id, claims, token is not null as stale",
+	"select id, token is not null as stale",
 	"select ctid as tid, id, next_position, ready_at, attempts, claims, token is not null as stale",
-	"where r.id = any (array(select id from due where claims < 2))",
-	"where r.ctid = any (array(select tid from due where claims < 2))",
+	"where r.id = any (array(select id from due))",
+	"where r.ctid = any (array(select tid from due))",
 	"from taken t cross join share", "from due t cross join share",
 }
 
