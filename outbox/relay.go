@@ -68,7 +68,8 @@ func NewRelay(cfg RelayConfig, repo EventRepo, sender EventSender) (*Relay, erro
 // Run carries events until ctx ends or Close is called. Then it claims no more, lets the sends that are
 // under way end, acknowledges, and releases what was never sent, for at most the configured drain. It
 // returns nil when everything that it claimed is settled, and an error that is ErrDrain when not. It
-// runs once, and leaves no goroutine behind.
+// runs once, and leaves no goroutine behind. A panic of the sender is not caught: it ends the process, and
+// is dealt with as any other death.
 func (r *Relay) Run(ctx context.Context) error {
 	claiming, sending, ok := r.start(ctx)
 	if !ok {

@@ -46,6 +46,11 @@ func withoutBroker(t *testing.T, f fault) {
 	if most := 3000 + (int64(away/(4*time.Second))+20)*probeRecords; st.RecordsClaimed > most {
 		t.Errorf("records claimed = %d, want at most %d", st.RecordsClaimed, most)
 	}
+	for _, r := range records(3000) {
+		if n := s.attempts(r); n != 0 {
+			t.Fatalf("attempts of %v = %d, want none", r, n)
+		}
+	}
 	back.Store(true)
 	if err := s.delivered(45 * time.Second); err != nil { // a silent one keeps its lease, and backs off
 		t.Error(err)
