@@ -21,7 +21,8 @@ func TestEventThatKillsItsRelayIsParkedAndNobodyElse(t *testing.T) {
 		cfg := testConfig()
 		var dead []*running
 		r := s.start(cfg, nil)
-		for end := time.Now().Add(5 * time.Minute); time.Now().Before(end) && len(s.parked()) == 0; time.Sleep(100 * time.Millisecond) {
+		for end := time.Now().Add(5 * time.Minute); time.Now().Before(end) && len(s.parked()) == 0; {
+			time.Sleep(100 * time.Millisecond)
 			if r.client.life.ended() {
 				dead = append(dead, r)
 				r = s.start(cfg, nil)

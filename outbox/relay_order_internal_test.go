@@ -104,7 +104,8 @@ func orderUnderFaults(t *testing.T, d *dice) {
 		t.Errorf("parked = %v, want none", ids)
 	}
 	if stale == 0 || report.Duplicates == 0 || report.Overlaps == 0 {
-		t.Errorf("stale claims %d, duplicates %d, overlaps %d: the faults were too tame", stale, report.Duplicates, report.Overlaps)
+		t.Errorf("stale claims %d, duplicates %d, overlaps %d: the faults were too tame",
+			stale, report.Duplicates, report.Overlaps)
 	}
 }
 

@@ -61,7 +61,8 @@ func (p *pool) take(t *testing.T, n int) []*work {
 	claim := Claim{Claim: lease.Claim{Token: 7, Until: time.Now().Add(p.cfg.Lease)}}
 	for i := range n {
 		claim.Records = append(claim.Records, lease.Record{ID: int64(i)})
-		claim.Runs = append(claim.Runs, Run{ID: int64(i), Token: 7, Events: []Event{{Position: int64(i) + 1, Payload: []byte("123")}}})
+		events := []Event{{Position: int64(i) + 1, Payload: []byte("123")}}
+		claim.Runs = append(claim.Runs, Run{ID: int64(i), Token: 7, Events: events})
 	}
 	works := (&consumer{r: p.Relay}).works(claim)
 	for _, w := range works {
