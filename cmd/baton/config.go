@@ -7,8 +7,7 @@ import (
 )
 
 func newConfig() *cobra.Command {
-	parent := &cobra.Command{Use: "config", Short: "Look at the configuration"}
-	parent.AddCommand(&cobra.Command{
+	return group("config", "Look at the configuration", &cobra.Command{
 		Use: "show", Short: "List every variable, its value and where that is from; secrets are hidden", Args: exactly(0),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, mistakes := load()
@@ -25,5 +24,4 @@ func newConfig() *cobra.Command {
 			return mistakes
 		},
 	})
-	return parent
 }

@@ -82,13 +82,11 @@ func exitCode(ctx context.Context, err error) int {
 }
 
 func newRoot() *cobra.Command {
-	root := &cobra.Command{
-		Use:   "baton",
-		Short: "Carries events from PostgreSQL to Kafka, in order, across instances that die",
-		Long: "Baton carries the events of a transactional outbox from PostgreSQL to Kafka: at least once, in order for each\n" +
-			"record, from any number of instances. It is configured by the environment alone: see baton config show.",
-		SilenceUsage: true, SilenceErrors: true,
-	}
+	root := group("baton", "Carries events from PostgreSQL to Kafka, in order, across instances that die",
+		newRelay(), newMigrate(), newTopics(), newStatus(), newPark(), newUnpark(), newSkip(), newConfig(), newVersion(), newDemo())
+	root.Long = "Baton carries the events of a transactional outbox from PostgreSQL to Kafka: at least once, in order for each\n" +
+		"record, from any number of instances. It is configured by the environment alone: see baton config show."
+	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentFlags().StringP("output", "o", "text", "form of what is printed: text or json")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.PersistentPreRunE = func(cmd *cobra.Command, _ []string) error {
@@ -97,8 +95,25 @@ func newRoot() *cobra.Command {
 		}
 		return nil
 	}
-	root.AddCommand(newRelay(), newMigrate(), newTopics(), newStatus(), newPark(), newUnpark(), newSkip(), newConfig(), newVersion(), newDemo())
 	return root
+}
+
+// group is a command that only holds others.
+func group(use, short string, commands ...*cobra.Command) *cobra.Command {
+	parent := &cobra.Command{Use: use, Short: short, Args: func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return nil
+		}
+		text := fmt.Sprintf("%s has no command %q", cmd.CommandPath(), args[0])
+		for _, s := range cmd.SuggestionsFor(args[0]) {
+			text += fmt.Sprintf(": is %q meant?", s)
+		}
+		return usageError{fmt.Errorf("%s: see %s --help", text, cmd.CommandPath())}
+	}}
+	parent.SuggestionsMinimumDistance = 2
+	parent.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	parent.AddCommand(commands...)
+	return parent
 }
 
 // exactly is cobra's ExactArgs with an exit code of its own.

@@ -17,9 +17,7 @@ import (
 )
 
 func newMigrate() *cobra.Command {
-	parent := &cobra.Command{Use: "migrate", Short: "Bring the outbox into the database, and see how far it is"}
-	parent.AddCommand(newMigrateUp(), newMigrateStatus(), newMigrateGrants())
-	return parent
+	return group("migrate", "Bring the outbox into the database, and see how far it is", newMigrateUp(), newMigrateStatus(), newMigrateGrants())
 }
 
 func newMigrateUp() *cobra.Command {

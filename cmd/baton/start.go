@@ -107,8 +107,9 @@ func (r *relay) openDatabase(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if err = database.Check(ctx, r.pool, c.Schema); err == nil {
-		err = r.mayPublish(ctx, "")
+	err = database.Check(ctx, r.pool, c.Schema)
+	if _, refused := r.compare(ctx, ""); err == nil || errors.Is(refused, migrations.ErrRefused) {
+		err = errors.Join(err, refused)
 	}
 	if err != nil {
 		r.pool.Close()
@@ -117,14 +118,20 @@ func (r *relay) openDatabase(ctx context.Context) (err error) {
 	return err
 }
 
-// mayPublish compares version and identity of the outbox with ours; a first relay completes the identity.
+// mayPublish compares once more, with what Kafka says; a first relay completes the identity.
 func (r *relay) mayPublish(ctx context.Context, cluster string) error {
-	meta, err := migrations.ReadMeta(ctx, r.pool, r.config.Schema)
+	meta, err := r.compare(ctx, cluster)
 	if err != nil {
-		return database.Explain(err)
-	}
-	if err := meta.Check(r.config.Source, cluster); err != nil {
 		return err
 	}
 	return migrations.Adopt(ctx, r.pool, r.config.Schema, meta, r.config.Source, cluster)
+}
+
+// compare holds version and identity of the outbox against ours.
+func (r *relay) compare(ctx context.Context, cluster string) (migrations.Meta, error) {
+	meta, err := migrations.ReadMeta(ctx, r.pool, r.config.Schema)
+	if err != nil {
+		return meta, database.Explain(err)
+	}
+	return meta, meta.Check(r.config.Source, cluster)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"strconv"
 	"strings"
 	"time"
 	"unicode"
@@ -38,7 +39,7 @@ func withOperator(cmd *cobra.Command, do func(context.Context, *outbox.Operator)
 	if err != nil {
 		return err
 	}
-	return do(ctx, o)
+	return database.Explain(do(ctx, o))
 }
 
 func newStatus() *cobra.Command {
@@ -48,7 +49,7 @@ func newStatus() *cobra.Command {
 			return withOperator(cmd, func(ctx context.Context, o *outbox.Operator) error {
 				s, err := o.Status(ctx)
 				if err != nil {
-					return database.Explain(err)
+					return err
 				}
 				return show(cmd, s, func(w io.Writer) { printStatus(w, s, time.Now()) })
 			})
@@ -104,16 +105,20 @@ func printCounts(w io.Writer, s outbox.Status) {
 }
 
 func printParked(w io.Writer, s outbox.Status, now time.Time) {
-	row(w, "PARKED", "KEY", "EVENT", "POSITION", "WRITTEN", "ATTEMPTS", "LAST ERROR")
+	row(w, "PARKED", "KEY", "EVENT", "POSITION", "WRITTEN", "ATTEMPTS")
 	for _, p := range s.ParkedRecords {
 		event, position, written := "none waits", "", ""
 		if p.Since != nil {
 			event, position, written = cell(p.Type), fmt.Sprint(p.Position), age(now.Sub(*p.Since))+" ago"
 		}
-		row(w, p.RecordType, cell(p.RecordKey), event, position, written, p.Attempts, cell(p.LastError))
+		row(w, p.RecordType, cell(p.RecordKey), event, position, written, p.Attempts)
 	}
 	if more := s.Parked - int64(len(s.ParkedRecords)); more > 0 {
 		fmt.Fprintf(w, "and %s more\n", count(more))
+	}
+	fmt.Fprintln(w)
+	for _, p := range s.ParkedRecords {
+		fmt.Fprintf(w, "%s %s: %s\n", p.RecordType, cell(p.RecordKey), cell(p.LastError))
 	}
 	first := s.ParkedRecords[0]
 	record := first.RecordType + " " + shellWord(first.RecordKey)
@@ -147,7 +152,7 @@ func age(d time.Duration) string {
 
 // cell is one line of text that a terminal may see: keys and errors are not ours.
 func cell(s string) string {
-	const most = 100
+	const most = 600 // an error says at its end what to do
 	clean := strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {
 			return r
@@ -167,6 +172,9 @@ func shellWord(s string) string {
 	}
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) { // bash's way to write what cannot be printed
+		return "$'" + strings.ReplaceAll(strings.Trim(strconv.Quote(s), `"`), "'", `\'`) + "'"
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"
 }

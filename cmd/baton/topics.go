@@ -17,9 +17,7 @@ import (
 const topicsTimeout = 30 * time.Second
 
 func newTopics() *cobra.Command {
-	parent := &cobra.Command{Use: "topics", Short: "Create the topics that events go to, and look at them"}
-	parent.AddCommand(newTopicsEnsure(), newTopicsCheck())
-	return parent
+	return group("topics", "Create the topics that events go to, and look at them", newTopicsEnsure(), newTopicsCheck())
 }
 
 func newTopicsEnsure() *cobra.Command {

@@ -42,10 +42,18 @@ func (c *Config) checkDatabase(m *mistakes, needs []Need) {
 		if url == "" {
 			continue
 		}
-		if _, err := pgxpool.ParseConfig(string(url)); err != nil {
+		if _, err := pgxpool.ParseConfig(string(url)); err != nil || spilled(string(url)) {
 			m.add(name, "in "+c.set[name]+urlProblem(err))
 		}
 	}
+}
+
+// spilled reports whether a URL has a password that must have been escaped: parsed all the same, the rest of
+// the password would be taken for a host or a database, which errors name.
+func spilled(url string) bool {
+	_, rest, isURL := strings.Cut(url, "://")
+	end := strings.IndexAny(rest+"/", "/?#")
+	return isURL && (strings.Count(rest[:end], "@") > 1 || strings.Contains(rest[end:], "@"))
 }
 
 // urlProblem leaves the cause out, which may quote the password, unless it is about a file.

@@ -174,6 +174,17 @@ func TestADatabaseIsNamedByURLByFileOrByLibpq(t *testing.T) {
 	}
 }
 
+func TestAPasswordThatIsNotEscapedIsRefused(t *testing.T) {
+	t.Parallel()
+	for _, password := range []string{"a@b", "1/b", "1?b", "1#b", "a:b@c"} {
+		_, err := config.Load([]string{"DATABASE_URL=postgres://relay:" + password + "@db/shop"})
+		if got := strings.Join(mistakes(t, err), " "); got != "BATON_DATABASE_URL" {
+			t.Errorf("password %s: mistakes in %q, want BATON_DATABASE_URL", password, got)
+		}
+	}
+	load(t, "DATABASE_URL=postgres://relay:a%40b%2Fc%3Fd%23e@db/shop?sslmode=disable", "BATON_KAFKA_BROKERS=kafka:9092")
+}
+
 func TestCommandsThatNeedNoServerLoadWithoutOne(t *testing.T) {
 	t.Parallel()
 	if _, err := config.Load(nil); err != nil {
@@ -254,6 +265,7 @@ func FuzzLoad(f *testing.F) {
 		f.Add(field.Default, field.Name)
 	}
 	f.Add("postgres://relay:"+canary+"@db:port/shop", "BATON_DATABASE_URL")
+	f.Add("postgres://relay:a@"+canary+"@db/shop", "DATABASE_URL")
 	f.Add("host=db password="+canary+" x", "DATABASE_URL")
 	f.Add("9223372036854775807GiB", "BATON_CLAIM_BYTES")
 	f.Fuzz(func(t *testing.T, value, name string) {
