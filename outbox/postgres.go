@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"time"
 
@@ -121,7 +122,11 @@ func (p *Postgres) Lock(ctx context.Context, limits lease.Limits) (Claim, error)
 	for i, r := range claimed.Records {
 		c.Runs[i] = Run{ID: r.ID, Token: claimed.Token, Epoch: epoch, Deadline: claimed.Until}
 	}
-	if err := p.readEvents(ctx, &c); err != nil {
+	err = p.readEvents(ctx, &c)
+	if err == nil {
+		err = p.setAside(ctx, &c)
+	}
+	if err != nil {
 		p.abandon(ctx, claimed.Token)
 		return Claim{}, err
 	}
@@ -182,6 +187,31 @@ func (p *Postgres) readPiece(ctx context.Context, c *Claim, from, to int) error 
 	b.Queue(eventsPlanSQL)
 	b.Queue(p.events, ids, firsts, lasts).Query(func(rows pgx.Rows) error { return scanEvents(rows, c.Runs, index) })
 	return p.pool.SendBatch(ctx, b).Close()
+}
+
+// setAside parks records whose claimed events are not all there: an acknowledgement would lose them.
+// Nothing of Baton deletes them; somebody with the owner's rights has.
+func (p *Postgres) setAside(ctx context.Context, c *Claim) error {
+	var broken []lease.Release
+	records, runs := c.Records[:0], c.Runs[:0]
+	for i, r := range c.Records {
+		events := c.Runs[i].Events
+		whole := r.Empty() || len(events) > 0 && events[0].Position == r.First && events[len(events)-1].Position == r.Last
+		if whole {
+			records, runs = append(records, r), append(runs, c.Runs[i])
+			continue
+		}
+		broken = append(broken, lease.Release{
+			Held: lease.Held{ID: r.ID, Token: c.Token}, Attempts: r.Attempts, Park: true,
+			Err: fmt.Sprintf("events %d to %d were claimed and are not all there: who deletes from the event table?", r.First, r.Last),
+		})
+	}
+	if len(broken) == 0 {
+		return nil
+	}
+	c.Records, c.Runs = records, runs
+	slog.ErrorContext(ctx, "records parked: their events are missing", "records", len(broken), "reason", broken[0].Err)
+	return p.keeper.Release(ctx, broken)
 }
 
 // scanEvents adds events to the runs of their records, by index.
