@@ -164,7 +164,8 @@ func TestReleaseLeavesABusyRowForLater(t *testing.T) {
 	}
 	err := d.keeper.Release(t.Context(), releases)
 	var busy *lease.BusyError
-	if want := []lease.Held{{ID: d.id("b"), Token: c.Token}}; !errors.As(err, &busy) || errors.Is(err, lease.ErrLost) || cmp.Diff(busy.Held, want) != "" {
+	want := []lease.Held{{ID: d.id("b"), Token: c.Token}}
+	if !errors.As(err, &busy) || errors.Is(err, lease.ErrLost) || cmp.Diff(busy.Held, want) != "" {
 		t.Errorf("Release error = %v, want a BusyError of %v", err, want)
 	}
 	if got := one[int64](d, "select sum(id) from baton.record where attempts = 1 and token is null"); got != d.id("a") {

@@ -14,7 +14,8 @@ import (
 func (d *database) audit() []string {
 	d.t.Helper()
 	return one[[]string](d, `
-select coalesce(array_agg(concat_ws(' ', action, record_type, record_key, position, reason) order by id), '{}') from baton.audit`)
+select coalesce(array_agg(concat_ws(' ', action, record_type, record_key, position, reason) order by id), '{}')
+  from baton.audit`)
 }
 
 func TestParkStopsARecordInEveryState(t *testing.T) {
@@ -37,7 +38,8 @@ func TestParkStopsARecordInEveryState(t *testing.T) {
 	if got := d.claim().Records; len(got) != 0 {
 		t.Errorf("claimed = %+v, want none: all are parked", got)
 	}
-	if got, want := one[string](d, "select min(last_error) from baton.record"), "parked by postgres: because"; got != want {
+	got, want := one[string](d, "select min(last_error) from baton.record"), "parked by postgres: because"
+	if got != want {
 		t.Errorf("last error = %q, want %q", got, want)
 	}
 
@@ -51,15 +53,15 @@ func TestParkStopsARecordInEveryState(t *testing.T) {
 			t.Errorf("unpark of %q found no work", key)
 		}
 	}
-	got := map[int64]int64{}
+	firsts := map[int64]int64{}
 	for _, r := range d.claim().Records {
-		got[r.ID] = r.First
+		firsts[r.ID] = r.First
 	}
-	want := map[int64]int64{
+	wantFirsts := map[int64]int64{
 		d.id("deferred"): positions[0], d.id("backing off"): positions[1], d.id("leased"): positions[2],
 		d.id("idle"): positions[2] + 1,
 	}
-	if diff := cmp.Diff(got, want); diff != "" {
+	if diff := cmp.Diff(firsts, wantFirsts); diff != "" {
 		t.Errorf("first positions after unpark (-got +want):\n%s", diff)
 	}
 }
@@ -78,7 +80,8 @@ func TestParkIsKeptWhenNoEventIsLeft(t *testing.T) {
 			if end == "ack" {
 				err = d.keeper.Ack(t.Context(), acks(c))
 			} else {
-				err = d.keeper.Release(t.Context(), []lease.Release{{Held: acks(c)[0].Held, Stored: c.Records[0].Last, Delay: time.Second}})
+				release := lease.Release{Held: acks(c)[0].Held, Stored: c.Records[0].Last, Delay: time.Second}
+				err = d.keeper.Release(t.Context(), []lease.Release{release})
 			}
 			if err != nil {
 				t.Fatal(err)
@@ -118,7 +121,9 @@ func TestEveryVerbLeavesAnAuditRow(t *testing.T) {
 	if diff := cmp.Diff(d.audit(), want); diff != "" {
 		t.Errorf("audit (-got +want):\n%s", diff)
 	}
-	if got := one[int](d, "select count(*) from baton.audit where actor = session_user and at > clock_timestamp() - interval '1 minute'"); got != 3 {
+	const sql = `
+select count(*) from baton.audit where actor = session_user and at > clock_timestamp() - interval '1 minute'`
+	if got := one[int](d, sql); got != 3 {
 		t.Errorf("audit rows of this user, just now = %d, want 3", got)
 	}
 }

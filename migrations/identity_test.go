@@ -31,7 +31,8 @@ func TestCheckSaysWhatToDoAboutAnotherSchemaVersion(t *testing.T) {
 		t.Errorf("Check of a newer schema that allows this relay: %v", err)
 	}
 	exec(t, conn, "update baton.meta set relay_oldest = schema_version")
-	wantError(t, "newer schema", readMeta(t, conn).Check("", ""), "allows relays built for version 5 or newer", "upgrade it")
+	wantError(t, "newer schema", readMeta(t, conn).Check("", ""),
+		"allows relays built for version 5 or newer", "upgrade it")
 	exec(t, conn, "update baton.meta set schema_version = 3, relay_oldest = 3")
 	wantError(t, "older schema", readMeta(t, conn).Check("", ""), "version 3", "baton migrate up")
 }
@@ -75,7 +76,8 @@ func TestAnotherIdentityIsRefusedUntilItIsAccepted(t *testing.T) {
 	if err := readMeta(t, conn).Check("staging", "kafka-2"); err != nil {
 		t.Errorf("Check after it was accepted: %v", err)
 	}
-	reason := one[string](t, conn, "select string_agg(reason, '|') from baton.audit where action = 'accept' and actor = session_user")
+	reason := one[string](t, conn, `
+select string_agg(reason, '|') from baton.audit where action = 'accept' and actor = session_user`)
 	for _, text := range []string{"12345", "shop", "staging", "kafka-1", "kafka-2"} {
 		wantText(t, reason, text)
 	}
@@ -111,7 +113,9 @@ func TestAdoptCompletesWhatMigrateLeftOut(t *testing.T) {
 			t.Fatal(err)
 		}
 		got := readMeta(t, conn).Stored
-		want := migrations.Identity{SystemIdentifier: got.SystemIdentifier, Source: step.wantSource, KafkaClusterID: step.wantKafka}
+		want := migrations.Identity{
+			SystemIdentifier: got.SystemIdentifier, Source: step.wantSource, KafkaClusterID: step.wantKafka,
+		}
 		if got != want || got.SystemIdentifier == "" {
 			t.Errorf("stored after %+v = %+v, want %+v", step, got, want)
 		}

@@ -68,7 +68,8 @@ func role(t *testing.T, conn *pgx.Conn, databaseURL, prefix string) (name, roleU
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second) // the test's context has ended
 		defer cancel()
-		if _, err := conn.Exec(ctx, "drop owned by "+quoted+" cascade; drop role "+quoted, pgx.QueryExecModeSimpleProtocol); err != nil {
+		sql := "drop owned by " + quoted + " cascade; drop role " + quoted
+		if _, err := conn.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 			t.Errorf("drop role %s: %v", quoted, err)
 		}
 	})

@@ -67,7 +67,8 @@ func TestTwoMigratorsDoTheWorkOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if got := one[int](t, connect(t, url), "select count(*) from baton.migration where version_id > 0"); got != migrations.Version {
+	got := one[int](t, connect(t, url), "select count(*) from baton.migration where version_id > 0")
+	if got != migrations.Version {
 		t.Errorf("migrations applied = %d, want %d", got, migrations.Version)
 	}
 }
@@ -111,12 +112,13 @@ func TestSchemaMayHaveAnyPlainName(t *testing.T) {
 		quoted := pgx.Identifier{name}.Sanitize()
 		var texts []string
 		for _, sql := range []string{
-			"select coalesce(prosrc, '') || coalesce(pg_get_functiondef(oid), '') from pg_proc where pronamespace = $1::regnamespace and prokind = 'f'",
+			"select prosrc || pg_get_functiondef(oid) from pg_proc where pronamespace = $1::regnamespace",
 			"select pg_get_viewdef(oid) from pg_class where relnamespace = $1::regnamespace and relkind = 'v'",
 			"select pg_get_triggerdef(oid) from pg_trigger",
-			"select pg_get_ruledef(oid) from pg_rewrite where ev_class in (select oid from pg_class where relnamespace = $1::regnamespace)",
+			"select definition from pg_rules where schemaname::regnamespace = $1::regnamespace",
 		} {
-			texts = append(texts, one[[]string](t, conn, "select array_agg(f) from ("+strings.Replace(sql, "$1", "'"+quoted+"'", 1)+") s(f)")...)
+			sql = strings.Replace(sql, "$1", "'"+quoted+"'", 1)
+			texts = append(texts, one[[]string](t, conn, "select array_agg(f) from ("+sql+") s(f)")...)
 		}
 		if len(texts) < 10 {
 			t.Errorf("%s: found %d objects", name, len(texts))
@@ -152,17 +154,21 @@ func writes(t *testing.T, conn *pgx.Conn, name string) {
 	}
 	in := pgx.Identifier{name}.Sanitize() + "."
 	exec(t, conn, "insert into "+in+"outbox (aggregatetype, aggregateid, type, payload) values ('t', 'k', 'T', 'x')")
-	exec(t, conn, "select "+in+"skip('t', 'k', 'a test'), "+in+"park('t', 'k', 'a test'), "+in+"unpark('t', 'k', 'a test')")
+	for _, verb := range []string{"skip", "park", "unpark"} {
+		exec(t, conn, "select "+in+verb+"('t', 'k', 'a test')")
+	}
 	exec(t, conn, "select "+in+"ack('{1}', '{1}', '{1}'), "+in+"retain('0', 0, 1)")
-	if got := one[int](t, conn, "select count(*) from "+in+"outbox"); got != 2 && got != 1 {
-		t.Errorf("%s: events = %d, want 1 or 2", name, got)
+	if got := one[int](t, conn, "select count(*) from "+in+"outbox"); got != 1 {
+		t.Errorf("%s: events = %d, want 1: the other was skipped, and retention took it", name, got)
 	}
 }
 
 func TestBadSchemaNamesAreRefused(t *testing.T) {
 	t.Parallel()
 	url := clustertest.Database(t)
-	for _, name := range []string{"Order", "1st", "a-b", `a"b`, "a.b", "pg_mine", "bücher", strings.Repeat("x", 64), " "} {
+	for _, name := range []string{
+		"Order", "1st", "a-b", `a"b`, "a.b", "pg_mine", "bücher", strings.Repeat("x", 64), " ",
+	} {
 		wantError(t, name, migrations.Up(t.Context(), url, migrations.Options{Schema: name}), "small letters, digits or '_'")
 	}
 }
@@ -172,10 +178,12 @@ func TestUpNeedsNoSuperuser(t *testing.T) {
 	url := clustertest.Database(t)
 	admin := connect(t, url)
 	owner, roleURL := role(t, admin, url, "owner_")
-	exec(t, admin, "grant create on database "+pgx.Identifier{one[string](t, admin, "select current_database()")}.Sanitize()+" to "+owner)
+	database := pgx.Identifier{one[string](t, admin, "select current_database()")}.Sanitize()
+	exec(t, admin, "grant create on database "+database+" to "+owner)
 	up(t, roleURL, migrations.Options{Source: "shop"})
 	writes(t, connect(t, roleURL), "baton")
-	if got := one[string](t, admin, "select nspowner::regrole::text from pg_namespace where nspname = 'baton'"); got != owner {
+	const sql = "select nspowner::regrole::text from pg_namespace where nspname = 'baton'"
+	if got := one[string](t, admin, sql); got != owner {
 		t.Errorf("owner = %s, want %s", got, owner)
 	}
 }
@@ -198,7 +206,8 @@ func TestPoolerIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Stop()
-	wantError(t, "Up", migrations.Up(t.Context(), b.URL(name), migrations.Options{}), "pooler", "BATON_DATABASE_DIRECT_URL")
+	err = migrations.Up(t.Context(), b.URL(name), migrations.Options{})
+	wantError(t, "Up", err, "pooler", "BATON_DATABASE_DIRECT_URL")
 	_, err = migrations.Status(t.Context(), b.URL(name), migrations.Options{})
 	wantError(t, "Status", err, "pooler")
 }
@@ -230,8 +239,11 @@ func TestStandbyIsRefused(t *testing.T) {
 
 func TestUnreachableServerIsTold(t *testing.T) {
 	t.Parallel()
-	wantError(t, "no server", migrations.Up(t.Context(), "postgres://localhost:1/x?connect_timeout=2", migrations.Options{}), "migrations: connect")
-	wantError(t, "no URL", migrations.Up(t.Context(), "postgres://%", migrations.Options{}), "database URL")
+	for url, text := range map[string]string{
+		"postgres://localhost:1/x?connect_timeout=2": "migrations: connect", "postgres://%": "database URL",
+	} {
+		wantError(t, url, migrations.Up(t.Context(), url, migrations.Options{}), text)
+	}
 }
 
 func TestEveryMigrationBoundsItsWaitsAndGoesForwardOnly(t *testing.T) {

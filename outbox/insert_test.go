@@ -14,26 +14,29 @@ func (d *database) written() []string {
 	d.t.Helper()
 	return one[[]string](d, `
 select coalesce(array_agg(format('%s/%s %s %s %s', record_type, record_key, type,
-         coalesce(baton.payload_text(payload), payload::text, 'NULL'), coalesce(headers::text, 'NULL')) order by position), '{}')
+         coalesce(baton.payload_text(payload), payload::text, 'NULL'), coalesce(headers::text, 'NULL'))
+         order by position), '{}')
   from baton.event`)
 }
 
 func TestPlainSQLWritesEvents(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
+	const one = `select baton.add('shop.order', '42', `
 	for sql, want := range map[string]string{
-		`select baton.add('shop.order', '42', 'Created', '{"a":1}')`:                             `shop.order/42 Created {"a":1} NULL`,
-		`select baton.add('shop.order', '42', 'Created', '{"a":1}'::text)`:                       `shop.order/42 Created {"a":1} NULL`,
-		`select baton.add('shop.order', '42', 'Created', '{"a":1}'::jsonb)`:                      `shop.order/42 Created {"a": 1} NULL`,
-		`select baton.add('shop.order', '42', 'Created', '\xff00'::bytea)`:                       `shop.order/42 Created \xff00 NULL`,
-		`select baton.add('shop.order', '42', 'Created', 'C:\new \\ü')`:                          `shop.order/42 Created C:\new \\ü NULL`,
-		`select baton.add('shop.order', '42', 'Created', '')`:                                    `shop.order/42 Created  NULL`,
-		`select baton.add('shop.order', '42', 'Removed', null)`:                                  `shop.order/42 Removed NULL NULL`,
-		`select baton.add('shop.order', '42', 'Created', 'x', '{"h": "v"}')`:                     `shop.order/42 Created x {"h": "v"}`,
-		`select baton.add('shop.order', '42', 'Created', 'x', headers => '{"h": "v"}')`:          `shop.order/42 Created x {"h": "v"}`,
-		`select baton.add('shop.order', '42', 'Created', '{}'::jsonb, '{"h": "v"}'::jsonb)`:      `shop.order/42 Created {} {"h": "v"}`,
-		`select baton.add('shop.order', '42', 'Created', '\x00'::bytea, '{"h": "v"}'::jsonb)`:    `shop.order/42 Created \x00 {"h": "v"}`,
-		`select baton.add('shop.order', '42', 'Created', 'x', jsonb_build_object('h', 'v'))`:     `shop.order/42 Created x {"h": "v"}`,
+		one + `'Created', '{"a":1}')`:                          `shop.order/42 Created {"a":1} NULL`,
+		one + `'Created', '{"a":1}'::text)`:                    `shop.order/42 Created {"a":1} NULL`,
+		one + `'Created', '{"a":1}'::jsonb)`:                   `shop.order/42 Created {"a": 1} NULL`,
+		one + `'Created', '\xff00'::bytea)`:                    `shop.order/42 Created \xff00 NULL`,
+		one + `'Created', 'C:\new \\ü')`:                       `shop.order/42 Created C:\new \\ü NULL`,
+		one + `'Created', '')`:                                 `shop.order/42 Created  NULL`,
+		one + `'Removed', null)`:                               `shop.order/42 Removed NULL NULL`,
+		one + `'Created', 'x', '{"h": "v"}')`:                  `shop.order/42 Created x {"h": "v"}`,
+		one + `'Created', 'x', headers => '{"h": "v"}')`:       `shop.order/42 Created x {"h": "v"}`,
+		one + `'Created', '{}'::jsonb, '{"h": "v"}'::jsonb)`:   `shop.order/42 Created {} {"h": "v"}`,
+		one + `'Created', '\x00'::bytea, '{"h": "v"}'::jsonb)`: `shop.order/42 Created \x00 {"h": "v"}`,
+		one + `'Created', 'x', jsonb_build_object('h', 'v'))`:  `shop.order/42 Created x {"h": "v"}`,
+
 		`select baton.add(array['t'], array['k'], array['T'], array['\x61'::bytea])`:             `t/k T a NULL`,
 		`select baton.add(array['t'], array['k'], array['T'], array[null]::bytea[], null, null)`: `t/k T NULL NULL`,
 		`do $$ begin perform baton.add('t', 'k', 'T', 'x'); end $$`:                              `t/k T x NULL`,
@@ -70,9 +73,11 @@ func TestInsertIntoTheViewWritesEvents(t *testing.T) {
 		}
 	}
 	d.clear()
+	const withID = `
+insert into baton.outbox (id, aggregatetype, aggregateid, type) values (gen_random_uuid(), 't', 'k', 'T') `
 	for sql, want := range map[string]string{
-		columns + `payload, payload_bytes) values ('t', 'k', 'T', 'x', 'x')`:                                                                    "22023",
-		`insert into baton.outbox (id, aggregatetype, aggregateid, type) values (gen_random_uuid(), 't', 'k', 'T') on conflict (id) do nothing`: "42P10",
+		columns + `payload, payload_bytes) values ('t', 'k', 'T', 'x', 'x')`: "22023",
+		withID + `on conflict (id) do nothing`:                               "42P10",
 	} {
 		_, err := d.admin.Exec(t.Context(), sql)
 		if got := code(err); got != want {
@@ -102,7 +107,8 @@ func TestInsertReturnsIDAndPosition(t *testing.T) {
 	d := newDatabase(t)
 	rows, err := d.admin.Query(t.Context(), `
 insert into baton.outbox (id, aggregatetype, aggregateid, type, payload)
-values ('11111111-1111-4111-8111-111111111111', 'shop.order', '1', 'Created', '{}'), (null, 'shop.order', '2', 'Created', null),
+values ('11111111-1111-4111-8111-111111111111', 'shop.order', '1', 'Created', '{}'),
+       (null, 'shop.order', '2', 'Created', null),
        (default, 'shop.order', '1', 'Updated', '{}')
 returning id::text || ' ' || position`)
 	if err != nil {
@@ -140,7 +146,9 @@ func TestCopyWritesEvents(t *testing.T) {
 	if got := tag.RowsAffected(); got != 300 {
 		t.Errorf("rows = %d, want 300", got)
 	}
-	if got := one[int](d, "select count(*) from baton.event where payload = convert_to(format('{\"n\": %s}', position - 1), 'UTF8')"); got != 300 {
+	const inOrderSQL = `
+select count(*) from baton.event where payload = convert_to(format('{"n": %s}', position - 1), 'UTF8')`
+	if got := one[int](d, inOrderSQL); got != 300 {
 		t.Errorf("events in the order of the lines = %d, want 300", got)
 	}
 	if got := one[int](d, "select count(*) from baton.record"); got != 100 {
@@ -156,7 +164,8 @@ func TestDeleteRightAfterTheInsertKeepsTheEvent(t *testing.T) {
 	tx := begin(t, conn, pgx.ReadCommitted)
 	var id string
 	err := tx.QueryRow(t.Context(), `
-insert into baton.outbox (aggregatetype, aggregateid, type, payload) values ('shop.order', '1', 'Created', '{}') returning id::text`).Scan(&id)
+insert into baton.outbox (aggregatetype, aggregateid, type, payload) values ('shop.order', '1', 'Created', '{}')
+returning id::text`).Scan(&id)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -21,6 +21,14 @@ func with(change func(*outbox.Event)) outbox.Event {
 	return e
 }
 
+func recordType(s string) outbox.Event { return with(func(e *outbox.Event) { e.Record.Type = s }) }
+func recordKey(s string) outbox.Event  { return with(func(e *outbox.Event) { e.Record.Key = s }) }
+func eventType(s string) outbox.Event  { return with(func(e *outbox.Event) { e.Type = s }) }
+func payload(b []byte) outbox.Event    { return with(func(e *outbox.Event) { e.Payload = b }) }
+func headers(h map[string]string) outbox.Event {
+	return with(func(e *outbox.Event) { e.Headers = h })
+}
+
 func headersOf(n int, value string) map[string]string {
 	h := map[string]string{}
 	for i := range n {
@@ -39,40 +47,40 @@ var limitCases = []struct {
 	field string // "": allowed
 	event outbox.Event
 }{
-	{"longest record type", "", with(func(e *outbox.Event) { e.Record.Type = strings.Repeat("t", outbox.RecordTypeBytesMax) })},
-	{"record type too long", "record type", with(func(e *outbox.Event) { e.Record.Type = strings.Repeat("t", outbox.RecordTypeBytesMax+1) })},
-	{"no record type", "record type", with(func(e *outbox.Event) { e.Record.Type = "" })},
-	{"every kind of letter", "", with(func(e *outbox.Event) { e.Record.Type = "azAZ09._-" })},
-	{"space in record type", "record type", with(func(e *outbox.Event) { e.Record.Type = "shop order" })},
-	{"umlaut in record type", "record type", with(func(e *outbox.Event) { e.Record.Type = "Bücher" })},
-	{"line break after record type", "record type", with(func(e *outbox.Event) { e.Record.Type = "shop\n" })},
-	{"two lines of record type", "record type", with(func(e *outbox.Event) { e.Record.Type = "a b\nshop" })},
+	{"longest record type", "", recordType(strings.Repeat("t", outbox.RecordTypeBytesMax))},
+	{"record type too long", "record type", recordType(strings.Repeat("t", outbox.RecordTypeBytesMax+1))},
+	{"no record type", "record type", recordType("")},
+	{"every kind of letter", "", recordType("azAZ09._-")},
+	{"space in record type", "record type", recordType("shop order")},
+	{"umlaut in record type", "record type", recordType("Bücher")},
+	{"line break after record type", "record type", recordType("shop\n")},
+	{"two lines of record type", "record type", recordType("a b\nshop")},
 
-	{"longest record key", "", with(func(e *outbox.Event) { e.Record.Key = strings.Repeat("k", outbox.RecordKeyBytesMax) })},
-	{"longest record key, in bytes", "", with(func(e *outbox.Event) { e.Record.Key = strings.Repeat("é", outbox.RecordKeyBytesMax/2) })},
-	{"record key too long", "record key", with(func(e *outbox.Event) { e.Record.Key = strings.Repeat("k", outbox.RecordKeyBytesMax+1) })},
-	{"record key too long, in bytes", "record key", with(func(e *outbox.Event) { e.Record.Key = strings.Repeat("é", outbox.RecordKeyBytesMax/2+1) })},
-	{"no record key", "record key", with(func(e *outbox.Event) { e.Record.Key = "" })},
+	{"longest record key", "", recordKey(strings.Repeat("k", outbox.RecordKeyBytesMax))},
+	{"longest record key, in bytes", "", recordKey(strings.Repeat("é", outbox.RecordKeyBytesMax/2))},
+	{"record key too long", "record key", recordKey(strings.Repeat("k", outbox.RecordKeyBytesMax+1))},
+	{"record key too long, in bytes", "record key", recordKey(strings.Repeat("é", outbox.RecordKeyBytesMax/2+1))},
+	{"no record key", "record key", recordKey("")},
 
-	{"longest type", "", with(func(e *outbox.Event) { e.Type = strings.Repeat("t", outbox.TypeBytesMax) })},
-	{"type too long", "type", with(func(e *outbox.Event) { e.Type = strings.Repeat("t", outbox.TypeBytesMax+1) })},
-	{"no type", "type", with(func(e *outbox.Event) { e.Type = "" })},
+	{"longest type", "", eventType(strings.Repeat("t", outbox.TypeBytesMax))},
+	{"type too long", "type", eventType(strings.Repeat("t", outbox.TypeBytesMax+1))},
+	{"no type", "type", eventType("")},
 
-	{"largest payload", "", with(func(e *outbox.Event) { e.Payload = make([]byte, outbox.PayloadBytesMax) })},
-	{"payload too large", "payload", with(func(e *outbox.Event) { e.Payload = make([]byte, outbox.PayloadBytesMax+1) })},
-	{"empty payload", "", with(func(e *outbox.Event) { e.Payload = []byte{} })},
-	{"no payload", "", with(func(e *outbox.Event) { e.Payload = nil })},
-	{"payload that is no text", "", with(func(e *outbox.Event) { e.Payload = []byte{0, 0xff} })},
+	{"largest payload", "", payload(make([]byte, outbox.PayloadBytesMax))},
+	{"payload too large", "payload", payload(make([]byte, outbox.PayloadBytesMax+1))},
+	{"empty payload", "", payload([]byte{})},
+	{"no payload", "", payload(nil)},
+	{"payload that is no text", "", payload([]byte{0, 0xff})},
 
-	{"most headers", "", with(func(e *outbox.Event) { e.Headers = headersOf(outbox.HeadersMax, "") })},
-	{"too many headers", "headers", with(func(e *outbox.Event) { e.Headers = headersOf(outbox.HeadersMax+1, "") })},
-	{"largest header", "", with(func(e *outbox.Event) { e.Headers = headersOfBytes(outbox.HeadersBytesMax) })},
-	{"header too large", "headers", with(func(e *outbox.Event) { e.Headers = headersOfBytes(outbox.HeadersBytesMax + 1) })},
-	{"header without a name", "headers", with(func(e *outbox.Event) { e.Headers = map[string]string{"": "x"} })},
-	{"a header of CloudEvents", "headers", with(func(e *outbox.Event) { e.Headers = map[string]string{"ce_id": "x"} })},
-	{"a header of the relay, in capitals", "headers", with(func(e *outbox.Event) { e.Headers = map[string]string{"BATON_token": "x"} })},
-	{"names that only look like those", "", with(func(e *outbox.Event) { e.Headers = map[string]string{"ce": "", "baton": "", "x_ce_": ""} })},
-	{"header without a value", "", with(func(e *outbox.Event) { e.Headers = map[string]string{"x": ""} })},
+	{"most headers", "", headers(headersOf(outbox.HeadersMax, ""))},
+	{"too many headers", "headers", headers(headersOf(outbox.HeadersMax+1, ""))},
+	{"largest header", "", headers(headersOfBytes(outbox.HeadersBytesMax))},
+	{"header too large", "headers", headers(headersOfBytes(outbox.HeadersBytesMax + 1))},
+	{"header without a name", "headers", headers(map[string]string{"": "x"})},
+	{"a header of CloudEvents", "headers", headers(map[string]string{"ce_id": "x"})},
+	{"a header of the relay, in capitals", "headers", headers(map[string]string{"BATON_token": "x"})},
+	{"names that only look like those", "", headers(map[string]string{"ce": "", "baton": "", "x_ce_": ""})},
+	{"header without a value", "", headers(map[string]string{"x": ""})},
 }
 
 // TestGoAndSQLRefuseTheSameField holds the two sets of limits together, at each bound.
@@ -125,20 +133,22 @@ func addInSQL(t *testing.T, tx pgx.Tx, list ...outbox.Event) error {
 	t.Helper()
 	var types, keys, names []string
 	var payloads [][]byte
-	var headers []*string
+	var texts []*string
 	for _, e := range list {
-		types, keys, names, payloads = append(types, e.Record.Type), append(keys, e.Record.Key), append(names, e.Type), append(payloads, e.Payload)
-		headers = append(headers, nil)
+		types, keys = append(types, e.Record.Type), append(keys, e.Record.Key)
+		names, payloads = append(names, e.Type), append(payloads, e.Payload)
+		texts = append(texts, nil)
 		if e.Headers != nil {
 			b, err := json.Marshal(e.Headers)
 			if err != nil {
 				t.Fatal(err)
 			}
 			text := string(b)
-			headers[len(headers)-1] = &text
+			texts[len(texts)-1] = &text
 		}
 	}
-	_, err := tx.Exec(t.Context(), "select baton.add($1, $2, $3, $4, $5::text[]::jsonb[], null)", types, keys, names, payloads, headers)
+	const sql = "select baton.add($1, $2, $3, $4, $5::text[]::jsonb[], null)"
+	_, err := tx.Exec(t.Context(), sql, types, keys, names, payloads, texts)
 	return err
 }
 
@@ -147,22 +157,23 @@ func TestHeadersAreMeasuredAsTheDatabaseDoes(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	for name, value := range map[string]string{
-		"plain": "x", "quotes": `"\`, "breaks": "\n\r\t\b\f", "controls": "\x01\x1f\x7f", "html": "<&>", "letters": "é\u2028",
+		"plain": "x", "quotes": `"\`, "breaks": "\n\r\t\b\f", "controls": "\x01\x1f\x7f",
+		"html": "<&>", "letters": "é\u2028",
 	} {
 		for _, n := range []int{1, 17, outbox.HeadersMax} {
 			t.Run(fmt.Sprint(name, n), func(t *testing.T) {
-				headers := headersOf(n, value)
-				size := one[int](d, "select octet_length($1::jsonb::text)", headers)
-				headers["h0"] += strings.Repeat("x", outbox.HeadersBytesMax-size)
+				all := headersOf(n, value)
+				size := one[int](d, "select octet_length($1::jsonb::text)", all)
+				all["h0"] += strings.Repeat("x", outbox.HeadersBytesMax-size)
 				for _, more := range []string{"", "x"} {
-					h := maps.Clone(headers)
+					h := maps.Clone(all)
 					h["h0"] += more
 					wrong := more != ""
 					tx, err := d.admin.Begin(t.Context())
 					if err != nil {
 						t.Fatal(err)
 					}
-					e := with(func(e *outbox.Event) { e.Headers = h })
+					e := headers(h)
 					if _, err := outbox.Add(t.Context(), tx, e); (err != nil) != wrong {
 						t.Errorf("Go: %d bytes: error = %v", size, err)
 					}
@@ -183,17 +194,17 @@ func TestGoRefusesTextThatPostgreSQLCannotHold(t *testing.T) {
 	tx := begin(t, connect(t, d.url), pgx.ReadCommitted)
 	for _, bad := range []string{"a\x00b", "a\xffb", "\xed\xa0\x80"} { // NUL, no UTF-8, half of a surrogate pair
 		for field, e := range map[string]outbox.Event{
-			"record type": with(func(e *outbox.Event) { e.Record.Type = bad }),
-			"record key":  with(func(e *outbox.Event) { e.Record.Key = bad }),
-			"type":        with(func(e *outbox.Event) { e.Type = bad }),
-			"headers":     with(func(e *outbox.Event) { e.Headers = map[string]string{"x": bad} }),
+			"record type": recordType(bad),
+			"record key":  recordKey(bad),
+			"type":        eventType(bad),
+			"headers":     headers(map[string]string{"x": bad}),
 		} {
 			_, err := outbox.Add(t.Context(), tx, event("fine"), e)
 			if got := fieldOf(t, err); got != field {
 				t.Errorf("%q: Go refused %q, want %q", bad, got, field)
 			}
 		}
-		name := with(func(e *outbox.Event) { e.Headers = map[string]string{bad: "x"} })
+		name := headers(map[string]string{bad: "x"})
 		if _, err := outbox.Add(t.Context(), tx, event("fine"), name); fieldOf(t, err) != "headers" {
 			t.Errorf("%q as a header's name: error = %v", bad, err)
 		}
@@ -238,26 +249,30 @@ func TestGatesOfATransactionAreCountedExactly(t *testing.T) {
 		keys = append(keys, fmt.Sprint(i))
 	}
 	conn := connect(t, d.url)
+	const gatesSQL = "select count(*) from pg_locks where locktype = 'advisory' and pid = $1"
 	for _, level := range isolationLevels {
+		earlier := begin(t, conn, level) // counts for itself
+		addTx(t, earlier, "earlier")
+		commit(t, earlier)
 		tx := begin(t, conn, level)
 		addTx(t, tx, keys[:200]...)
 		addTx(t, tx, append(keys[:100:100], keys[:100]...)...) // held already
 		gone := savepoint(t, tx)
-		addTx(t, gone, keys[200:256]...)
+		addTx(t, gone, keys[150:256]...)
 		refused(t, gone, keys[256])
 		rollback(t, gone) // gives back what it took, and the error's transaction goes on
 		kept := savepoint(t, tx)
-		addTx(t, kept, keys[201:257]...)
+		addTx(t, kept, append(keys[150:200:200], keys[201:257]...)...)
 		commit(t, kept)
 		addTx(t, tx, keys[0], keys[256])
 		refused(t, tx, keys[200])
 		rollback(t, tx)
-		if got := one[int](d, "select count(*) from pg_locks where locktype = 'advisory' and pid = $1", conn.PgConn().PID()); got != 0 {
+		if got := one[int](d, gatesSQL, conn.PgConn().PID()); got != 0 {
 			t.Errorf("gates held after the rollback = %d, want 0", got)
 		}
 		tx = begin(t, conn, level)
 		addTx(t, tx, keys[:256]...)
-		if got := one[int](d, "select count(*) from pg_locks where locktype = 'advisory' and pid = $1", conn.PgConn().PID()); got != 256 {
+		if got := one[int](d, gatesSQL, conn.PgConn().PID()); got != 256 {
 			t.Errorf("gates held = %d, want 256", got)
 		}
 		rollback(t, tx)
@@ -287,12 +302,12 @@ func TestLimitsMaySetOtherwise(t *testing.T) {
 	}
 	rollback(t, inner)
 	inner = savepoint(t, tx)
-	_, err := outbox.Add(t.Context(), inner, event("a"), with(func(e *outbox.Event) { e.Payload = make([]byte, 11) }))
+	_, err := outbox.Add(t.Context(), inner, event("a"), payload(make([]byte, 11)))
 	if got := fieldOf(t, err); got != "payload" || !strings.Contains(err.Error(), "at most 10") {
 		t.Errorf("11 bytes: error = %v, want the payload's limit of 10", err)
 	}
 	rollback(t, inner)
-	if _, err := outbox.Add(t.Context(), tx, with(func(e *outbox.Event) { e.Payload = make([]byte, 10) })); err != nil {
+	if _, err := outbox.Add(t.Context(), tx, payload(make([]byte, 10))); err != nil {
 		t.Errorf("10 bytes: %v", err)
 	}
 	commit(t, tx)
