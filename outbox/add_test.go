@@ -220,7 +220,8 @@ func TestAddSQLWritesInTransactionsOfDatabaseSQL(t *testing.T) {
 		if err := tx.Commit(); err != nil {
 			t.Fatal(err)
 		}
-		last := one[[]int64](d, "select array_agg(position order by position) from baton.event where position >= $1", positions[0])
+		const sql = "select array_agg(position order by position) from baton.event where position >= $1"
+		last := one[[]int64](d, sql, positions[0])
 		if diff := cmp.Diff(last, positions); diff != "" {
 			t.Errorf("%v: positions written (-got +want returned):\n%s", level, diff)
 		}

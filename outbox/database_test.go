@@ -54,7 +54,8 @@ func (d *database) role(kind string) string {
 	d.t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), waitMax) // the test's context has ended
 		defer cancel()
-		if _, err := d.admin.Exec(ctx, "drop owned by "+name+"; drop role "+name, pgx.QueryExecModeSimpleProtocol); err != nil {
+		sql := "drop owned by " + name + "; drop role " + name
+		if _, err := d.admin.Exec(ctx, sql, pgx.QueryExecModeSimpleProtocol); err != nil {
 			d.t.Errorf("drop role %s: %v", name, err)
 		}
 	})
@@ -197,7 +198,8 @@ func code(err error) string {
 }
 
 func event(key string) outbox.Event {
-	return outbox.Event{Record: outbox.Record{Type: "shop.order", Key: key}, Type: outbox.Updated, Payload: []byte(`{"a":1}`)}
+	record := outbox.Record{Type: "shop.order", Key: key}
+	return outbox.Event{Record: record, Type: outbox.Updated, Payload: []byte(`{"a":1}`)}
 }
 
 func events(keys ...string) (list []outbox.Event) {

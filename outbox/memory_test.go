@@ -28,10 +28,10 @@ func TestMemoryConforms(t *testing.T) {
 func TestMemoryLeasesEndWithTheClock(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := outbox.NewMemory(time.Minute)
-		if _, err := m.Add(t.Context(), outbox.Event{Record: outbox.Record{Type: "t", Key: "k"}, Type: outbox.Created}); err != nil {
+		if _, err := m.Add(t.Context(), event("a")); err != nil {
 			t.Fatal(err)
 		}
-		limits := lease.Limits{Records: 1, Events: 1, Bytes: 1}
+		limits := lease.Limits{Records: 1, Events: 1, Bytes: 100}
 		claimed := func() int {
 			c, err := m.Lock(t.Context(), limits)
 			if err != nil {

@@ -53,8 +53,8 @@ func TestRetentionDeletesOnlyWhatIsPublished(t *testing.T) {
 	}
 	for i, run := range c.Runs {
 		if run.Events[0].Record.Key == "backing off" {
-			err := p.Unlock(t.Context(), []lease.Release{{Held: lease.Held{ID: c.Records[i].ID, Token: c.Token}, Delay: time.Hour}})
-			if err != nil {
+			held := lease.Held{ID: c.Records[i].ID, Token: c.Token}
+			if err := p.Unlock(t.Context(), []lease.Release{{Held: held, Delay: time.Hour}}); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/batonrelay/baton/lease"
@@ -39,9 +40,12 @@ func maintain(t *testing.T, p *outbox.Postgres) (stop func()) {
 func TestInstanceIsListedWhileItRuns(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	d.exec(`insert into baton.instance (id, name, version, pooler, seen_at) values (1, 'gone', 'v0', 'none', now() - interval '2 hours')`)
+	d.exec(`
+insert into baton.instance (id, name, version, pooler, seen_at)
+values (1, 'gone', 'v0', 'none', now() - interval '2 hours')`)
 	names := func() []string {
-		return one[[]string](d, "select coalesce(array_agg(name || ' ' || version || ' ' || pooler order by name), '{}') from baton.instance")
+		return one[[]string](d, `
+select coalesce(array_agg(concat_ws(' ', name, version, pooler) order by name), '{}') from baton.instance`)
 	}
 	p := newPostgres(t, newPool(t, d.role("relay")), outbox.PostgresConfig{Name: "one", Version: "v1", Pooler: "none"})
 	stop := maintain(t, p)
@@ -65,11 +69,15 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 	d := newDatabase(t)
 	d.exec("select baton.add('shop.order', 'a', 'Updated', 'x')")
 	relay := d.role("relay")
-	session := func(url, name string) (pid uint32) {
+	named := func(url, name string) *pgx.Conn {
 		conn := connect(t, url)
 		if _, err := conn.Exec(t.Context(), "select set_config('application_name', $1, false)", name); err != nil {
 			t.Fatal(err)
 		}
+		return conn
+	}
+	session := func(url, name string) (pid uint32) {
+		conn := named(url, name)
 		if _, err := conn.Exec(t.Context(), "begin; select 1 from baton.event"); err != nil {
 			t.Fatal(err)
 		}
@@ -77,11 +85,7 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 	}
 	stuck := session(relay, lease.ApplicationName+" frozen")
 	others := []uint32{session(relay, "psql"), session(d.url, lease.ApplicationName+" of another role")}
-	idle := connect(t, relay) // named so, but in no transaction
-	if _, err := idle.Exec(t.Context(), "select set_config('application_name', $1, false)", lease.ApplicationName+" idle"); err != nil {
-		t.Fatal(err)
-	}
-	others = append(others, idle.PgConn().PID())
+	others = append(others, named(relay, lease.ApplicationName+" in no transaction").PgConn().PID())
 	alive := func(pid uint32) bool {
 		return one[bool](d, "select exists (select from pg_stat_activity where pid = $1)", pid)
 	}
@@ -96,7 +100,9 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 	}
 	maintain(t, newPostgres(t, pool, outbox.PostgresConfig{Name: "one"}))
 	eventually(t, "the stuck session ended", func() bool { return !alive(stuck) })
-	if age := one[float64](d, "select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity where pid = $1", others[0]); age < 2 {
+	const ageSQL = `
+select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity where pid = $1`
+	if age := one[float64](d, ageSQL, others[0]); age < 2 {
 		t.Errorf("the stuck session was ended after %.3f s, want 2 at least", age)
 	}
 	for _, pid := range others {
@@ -106,7 +112,8 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 	}
 }
 
-// deafConn is a real connection that goes dead when it is told to: what it sends still arrives, and the answer does not.
+// deafConn is a real connection that goes dead when it is told to: what it sends still arrives, and the
+// answer does not.
 type deafConn struct {
 	net.Conn
 	deaf *atomic.Bool
@@ -177,10 +184,13 @@ func TestLockWhoseReadFailsGivesItsLeasesBack(t *testing.T) {
 	relay := d.role("relay")
 	pool := newPool(t, relay)
 	d.exec("revoke select on baton.gap from " + pool.Config().ConnConfig.User) // of which only the read knows
-	if _, err := newPostgres(t, pool, outbox.PostgresConfig{Lease: time.Hour}).Lock(t.Context(), all); code(err) != denied {
+	p := newPostgres(t, pool, outbox.PostgresConfig{Lease: time.Hour})
+	if _, err := p.Lock(t.Context(), all); code(err) != denied {
 		t.Errorf("Lock error = %v, want code %s", err, denied)
 	}
-	if got := one[int](d, "select count(*) from baton.record where token is null and locked_until < clock_timestamp() and claims = 0"); got != 1 {
+	const backSQL = `
+select count(*) from baton.record where token is null and locked_until < clock_timestamp() and claims = 0`
+	if got := one[int](d, backSQL); got != 1 {
 		t.Errorf("records given back = %d, want 1", got)
 	}
 }

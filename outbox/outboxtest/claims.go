@@ -196,19 +196,22 @@ func EventsAreSharedFairly(t *testing.T, h Harness) {
 	for _, key := range []string{"a", "b", "c"} {
 		add(t, h.Repo, times(10, key)...)
 	}
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 6, Bytes: 1 << 20}), map[string]int{"a": 2, "b": 2, "c": 2})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 6, Bytes: 1 << 20})
+	wantCounts(t, c, map[string]int{"a": 2, "b": 2, "c": 2})
 }
 
 func ARecordTakesTheEventsThatOthersLeave(t *testing.T, h Harness) {
 	add(t, h.Repo, "a")
 	add(t, h.Repo, times(20, "b")...)
 	add(t, h.Repo, "c")
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 12, Bytes: 1 << 20}), map[string]int{"a": 1, "b": 10, "c": 1})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 12, Bytes: 1 << 20})
+	wantCounts(t, c, map[string]int{"a": 1, "b": 10, "c": 1})
 }
 
 func EveryRecordHasAtLeastOneEvent(t *testing.T, h Harness) {
 	add(t, h.Repo, "a", "b", "c", "a", "b", "c")
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 1, Bytes: 1 << 20}), map[string]int{"a": 1, "b": 1, "c": 1})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 1, Bytes: 1 << 20})
+	wantCounts(t, c, map[string]int{"a": 1, "b": 1, "c": 1})
 }
 
 func BytesAreSharedFairly(t *testing.T, h Harness) {
@@ -217,7 +220,8 @@ func BytesAreSharedFairly(t *testing.T, h Harness) {
 			addEvents(t, h.Repo, sized(key, 100))
 		}
 	}
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 699}), map[string]int{"a": 3, "b": 3})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 699})
+	wantCounts(t, c, map[string]int{"a": 3, "b": 3})
 }
 
 func ARecordTakesTheBytesThatOthersLeave(t *testing.T, h Harness) {
@@ -225,7 +229,8 @@ func ARecordTakesTheBytesThatOthersLeave(t *testing.T, h Harness) {
 	for range 10 {
 		addEvents(t, h.Repo, sized("b", 100))
 	}
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 600}), map[string]int{"a": 1, "b": 5})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 600})
+	wantCounts(t, c, map[string]int{"a": 1, "b": 5})
 }
 
 func RecordsThatDoNotFitAreNotHeld(t *testing.T, h Harness) {
@@ -251,5 +256,6 @@ func RecordsThatDoNotFitAreNotHeld(t *testing.T, h Harness) {
 
 func AnEventLargerThanTheLimitIsClaimed(t *testing.T, h Harness) {
 	addEvents(t, h.Repo, sized("a", 1000), sized("a", 1000))
-	wantCounts(t, lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 1}), map[string]int{"a": 1})
+	c := lock(t, h.Repo, lease.Limits{Records: 10, Events: 1000, Bytes: 1})
+	wantCounts(t, c, map[string]int{"a": 1})
 }

@@ -32,7 +32,9 @@ type Harness struct {
 
 // Conformance runs the suite. newRepo is called for each check, and one check runs at a time.
 func Conformance(t *testing.T, newRepo func(t *testing.T) Harness) {
-	for _, checks := range [][]func(*testing.T, Harness){claimChecks, limitChecks, leaseChecks, verdictChecks, eventChecks, operatorChecks} {
+	for _, checks := range [][]func(*testing.T, Harness){
+		claimChecks, limitChecks, leaseChecks, verdictChecks, eventChecks, operatorChecks,
+	} {
 		for _, check := range checks {
 			t.Run(name(check), func(t *testing.T) { check(t, newRepo(t)) })
 		}
