@@ -40,6 +40,11 @@ select coalesce(array_agg(lacks order by lacks), '{}') from (
 const behindSQL = `
 select exists (select from baton.event where position > (select last_value from baton.position))`
 
+// onlyBRINSQL goes before it: nothing is found in a healthy outbox, after a scan of the whole table, or of
+// the whole primary key. Only BRIN says so from a few pages, and only a bitmap can use it.
+const onlyBRINSQL = `
+select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), set_config('enable_indexonlyscan', 'off', true)`
+
 // ErrUnfit: a relay must not, or cannot, run on what the database holds.
 var ErrUnfit = errors.New("database: not fit for a relay")
 
@@ -93,7 +98,7 @@ func unfit(problems []error) error {
 
 func sequenceBehind(ctx context.Context, pool *pgxpool.Pool, schemaName string) (behind bool, err error) {
 	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `set local enable_seqscan = off`); err != nil { // nothing is found: it would read the whole table
+		if _, err := tx.Exec(ctx, onlyBRINSQL); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, schema.In(behindSQL, schemaName)).Scan(&behind)

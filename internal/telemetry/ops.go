@@ -63,17 +63,24 @@ func (o *Ops) Addr() string { return o.listener.Addr().String() }
 // Leave makes readiness fail from now on: the relay is draining.
 func (o *Ops) Leave() { o.leaving.Store(true) }
 
+// endTimeout is for answers that are under way when the server ends.
+const endTimeout = time.Second
+
 // Run serves until ctx ends.
 func (o *Ops) Run(ctx context.Context) error {
-	stop := context.AfterFunc(ctx, func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		_ = o.server.Shutdown(ctx)
-	})
-	defer stop()
-	if err := o.server.Serve(o.listener); !errors.Is(err, http.ErrServerClosed) {
+	served := make(chan error, 1)
+	go func() { served <- o.server.Serve(o.listener) }()
+	select {
+	case err := <-served:
 		return fmt.Errorf("telemetry: serve: %w", err)
+	case <-ctx.Done():
 	}
+	ending, cancel := context.WithTimeout(context.WithoutCancel(ctx), endTimeout)
+	defer cancel()
+	if o.server.Shutdown(ending) != nil {
+		_ = o.server.Close() // some client is slow
+	}
+	<-served
 	return nil
 }
 
@@ -84,7 +91,7 @@ func (o *Ops) ready(w http.ResponseWriter, r *http.Request) {
 	line := func(name string, err error) {
 		if err != nil {
 			ok = false
-			fmt.Fprintf(&text, "[-]%s: %v\n", name, err)
+			fmt.Fprintf(&text, "[-]%s: %s\n", name, strings.ReplaceAll(err.Error(), "\n", "; "))
 			return
 		}
 		fmt.Fprintf(&text, "[+]%s ok\n", name)
