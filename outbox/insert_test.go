@@ -22,20 +22,20 @@ select coalesce(array_agg(format('%s/%s %s %s %s', record_type, record_key, type
 func TestPlainSQLWritesEvents(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
-	const one = `select baton.add('shop.order', '42', `
+	const order = `select baton.add('shop.order', '42', `
 	for sql, want := range map[string]string{
-		one + `'Created', '{"a":1}')`:                          `shop.order/42 Created {"a":1} NULL`,
-		one + `'Created', '{"a":1}'::text)`:                    `shop.order/42 Created {"a":1} NULL`,
-		one + `'Created', '{"a":1}'::jsonb)`:                   `shop.order/42 Created {"a": 1} NULL`,
-		one + `'Created', '\xff00'::bytea)`:                    `shop.order/42 Created \xff00 NULL`,
-		one + `'Created', 'C:\new \\ü')`:                       `shop.order/42 Created C:\new \\ü NULL`,
-		one + `'Created', '')`:                                 `shop.order/42 Created  NULL`,
-		one + `'Removed', null)`:                               `shop.order/42 Removed NULL NULL`,
-		one + `'Created', 'x', '{"h": "v"}')`:                  `shop.order/42 Created x {"h": "v"}`,
-		one + `'Created', 'x', headers => '{"h": "v"}')`:       `shop.order/42 Created x {"h": "v"}`,
-		one + `'Created', '{}'::jsonb, '{"h": "v"}'::jsonb)`:   `shop.order/42 Created {} {"h": "v"}`,
-		one + `'Created', '\x00'::bytea, '{"h": "v"}'::jsonb)`: `shop.order/42 Created \x00 {"h": "v"}`,
-		one + `'Created', 'x', jsonb_build_object('h', 'v'))`:  `shop.order/42 Created x {"h": "v"}`,
+		order + `'Created', '{"a":1}')`:                          `shop.order/42 Created {"a":1} NULL`,
+		order + `'Created', '{"a":1}'::text)`:                    `shop.order/42 Created {"a":1} NULL`,
+		order + `'Created', '{"a":1}'::jsonb)`:                   `shop.order/42 Created {"a": 1} NULL`,
+		order + `'Created', '\xff00'::bytea)`:                    `shop.order/42 Created \xff00 NULL`,
+		order + `'Created', 'C:\new \\ü')`:                       `shop.order/42 Created C:\new \\ü NULL`,
+		order + `'Created', '')`:                                 `shop.order/42 Created  NULL`,
+		order + `'Removed', null)`:                               `shop.order/42 Removed NULL NULL`,
+		order + `'Created', 'x', '{"h": "v"}')`:                  `shop.order/42 Created x {"h": "v"}`,
+		order + `'Created', 'x', headers => '{"h": "v"}')`:       `shop.order/42 Created x {"h": "v"}`,
+		order + `'Created', '{}'::jsonb, '{"h": "v"}'::jsonb)`:   `shop.order/42 Created {} {"h": "v"}`,
+		order + `'Created', '\x00'::bytea, '{"h": "v"}'::jsonb)`: `shop.order/42 Created \x00 {"h": "v"}`,
+		order + `'Created', 'x', jsonb_build_object('h', 'v'))`:  `shop.order/42 Created x {"h": "v"}`,
 
 		`select baton.add(array['t'], array['k'], array['T'], array['\x61'::bytea])`:             `t/k T a NULL`,
 		`select baton.add(array['t'], array['k'], array['T'], array[null]::bytea[], null, null)`: `t/k T NULL NULL`,

@@ -1,9 +1,12 @@
 package outbox_test
 
 import (
+	"os"
 	"testing"
 	"time"
 
+	"github.com/batonrelay/baton/internal/cluster"
+	"github.com/batonrelay/baton/migrations"
 	"github.com/batonrelay/baton/outbox"
 	"github.com/batonrelay/baton/outbox/outboxtest"
 )
@@ -13,6 +16,26 @@ func TestPostgresConformsAsTheRelayRole(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	conformance(t, d, d.role("relay"))
+}
+
+func TestPostgresConformsOnEveryVersion(t *testing.T) {
+	if os.Getenv("BATON_LONG") != "1" {
+		t.Skip("starts five servers: BATON_LONG=1 runs it")
+	}
+	for _, version := range []string{"14", "15", "16", "17", "18"} {
+		t.Run(version, func(t *testing.T) {
+			p, err := cluster.StartPostgres(t.Context(), cluster.PostgresOptions{Version: version, Log: t.Logf})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(p.Stop) // after the pools are closed
+			if err := migrations.Up(t.Context(), p.URL(), migrations.Options{}); err != nil {
+				t.Fatal(err)
+			}
+			d := &database{t: t, url: p.URL(), admin: newPool(t, p.URL())}
+			conformance(t, d, d.role("relay"))
+		})
+	}
 }
 
 func conformance(t *testing.T, d *database, url string) {
