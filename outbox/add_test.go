@@ -248,6 +248,22 @@ func TestAddPassesTheTraceContextOn(t *testing.T) {
 	}
 }
 
+// TestHeadersThatTheTraceContextMakesTooManyAreRefusedUnsent: the transaction goes on.
+func TestHeadersThatTheTraceContextMakesTooManyAreRefusedUnsent(t *testing.T) {
+	t.Parallel()
+	d := newDatabase(t)
+	ctx := trace.ContextWithSpanContext(t.Context(), trace.NewSpanContext(trace.SpanContextConfig{
+		TraceID: trace.TraceID{1}, SpanID: trace.SpanID{2},
+	}))
+	tx := begin(t, connect(t, d.url), pgx.ReadCommitted)
+	_, err := outbox.Add(ctx, tx, event("fine"), headers(headersOf(outbox.HeadersMax, "x")))
+	if got := fieldOf(t, err); got != "headers" {
+		t.Errorf("Add refused %q (%v), want headers", got, err)
+	}
+	addTx(t, tx, "after")
+	commit(t, tx)
+}
+
 func TestAddWhereNothingIsMigratedSaysSo(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
