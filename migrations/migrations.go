@@ -27,6 +27,9 @@ const Version = 4
 // serverVersionMin is PostgreSQL 14: SQL-standard function bodies and range scans by ctid.
 const serverVersionMin = 140000
 
+// migrationTable is goose's.
+const migrationTable = "migration"
+
 //go:embed sql/*.sql
 var files embed.FS
 
@@ -60,6 +63,9 @@ type Applied struct {
 // belongs to a session, which a transaction-mode pooler shares out.
 func Up(ctx context.Context, url string, opts Options) error {
 	return withProvider(ctx, url, opts, func(conn *pgx.Conn, name string, p *goose.Provider) error {
+		if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !isThere(err) {
+			return fmt.Errorf("migrations: create schema %s: %w", name, err)
+		}
 		if _, err := p.Up(ctx); err != nil {
 			return fmt.Errorf("migrations: up: %w", err)
 		}
@@ -67,10 +73,21 @@ func Up(ctx context.Context, url string, opts Options) error {
 	})
 }
 
-// Status lists the migrations of this build, oldest first.
+// Status lists the migrations of this build, oldest first. It changes nothing.
 func Status(ctx context.Context, url string, opts Options) ([]Applied, error) {
 	var list []Applied
-	err := withProvider(ctx, url, opts, func(_ *pgx.Conn, _ string, p *goose.Provider) error {
+	err := withProvider(ctx, url, opts, func(conn *pgx.Conn, name string, p *goose.Provider) error {
+		var begun bool
+		table := pgx.Identifier{name, migrationTable}.Sanitize()
+		if err := conn.QueryRow(ctx, `select to_regclass($1) is not null`, table).Scan(&begun); err != nil {
+			return fmt.Errorf("migrations: status: %w", err)
+		}
+		if !begun { // asking goose would create its table
+			for _, s := range p.ListSources() {
+				list = append(list, Applied{Version: s.Version, Name: s.Path})
+			}
+			return nil
+		}
 		status, err := p.Status(ctx)
 		if err != nil {
 			return fmt.Errorf("migrations: status: %w", err)
@@ -93,9 +110,6 @@ func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.C
 		return err
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !isThere(err) {
-		return fmt.Errorf("migrations: create schema %s: %w", name, err)
-	}
 	config := conn.Config() // a copy
 	config.RuntimeParams["search_path"] = pgx.Identifier{name}.Sanitize()
 	db := stdlib.OpenDB(*config)
@@ -127,7 +141,7 @@ func newProvider(db *sql.DB, name string) (*goose.Provider, error) {
 		return nil, fmt.Errorf("migrations: lock: %w", err)
 	}
 	p, err := goose.NewProvider(goose.DialectPostgres, db, source,
-		goose.WithTableName("migration"), // in the schema: it alone is on the search_path
+		goose.WithTableName(migrationTable), // in the schema: it alone is on the search_path
 		goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
 		return nil, fmt.Errorf("migrations: %w", err)

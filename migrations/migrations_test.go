@@ -372,3 +372,24 @@ func TestMissingSchemaIsNotMigrated(t *testing.T) {
 		t.Errorf("ReadMeta of an empty schema: error = %v, want %v", err, migrations.ErrNotMigrated)
 	}
 }
+
+func TestStatusOfAnEmptyDatabaseChangesNothing(t *testing.T) {
+	t.Parallel()
+	url := clustertest.Database(t)
+	list, err := migrations.Status(t.Context(), url, migrations.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(list) != migrations.Version || list[0].Done {
+		t.Errorf("status = %+v, want %d migrations, none applied", list, migrations.Version)
+	}
+	conn, err := pgx.Connect(t.Context(), url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close(t.Context())
+	var there bool
+	if err := conn.QueryRow(t.Context(), `select exists (select from pg_namespace where nspname = 'baton')`).Scan(&there); err != nil || there {
+		t.Errorf("schema exists = %v (%v), want none", there, err)
+	}
+}
