@@ -17,7 +17,8 @@ import (
 )
 
 func newMigrate() *cobra.Command {
-	return group("migrate", "Bring the outbox into the database, and see how far it is", newMigrateUp(), newMigrateStatus(), newMigrateGrants())
+	return group("migrate", "Bring the outbox into the database, and see how far it is",
+		newMigrateUp(), newMigrateStatus(), newMigrateGrants())
 }
 
 func newMigrateUp() *cobra.Command {
@@ -39,7 +40,8 @@ func newMigrateUp() *cobra.Command {
 			return showMigrations(cmd, c)
 		},
 	}
-	cmd.Flags().BoolVar(&accept, "accept", false, "this database is a copy that shall publish: take its system identifier, BATON_SOURCE and Kafka over")
+	cmd.Flags().BoolVar(&accept, "accept", false,
+		"this database is a copy that shall publish: take its system identifier, BATON_SOURCE and Kafka over")
 	return cmd
 }
 

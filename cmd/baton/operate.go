@@ -21,7 +21,8 @@ type acted struct {
 }
 
 // verb is a command that acts on one record, with a reason for the audit.
-func verb(use, short, done string, act func(context.Context, *outbox.Operator, outbox.Record, string) (position int64, err error)) *cobra.Command {
+func verb(use, short, done string,
+	act func(context.Context, *outbox.Operator, outbox.Record, string) (position int64, err error)) *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
 		Use: use + " TYPE KEY --reason …", Short: short, Args: exactly(2),

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -39,7 +40,8 @@ func newTopicsEnsure() *cobra.Command {
 			})
 		},
 	}
-	cmd.Flags().Int32Var(&partitions, "partitions", 8, "partitions of a topic that is created; this can never be changed without moving records")
+	cmd.Flags().Int32Var(&partitions, "partitions", 8,
+		"partitions of a topic that is created; this can never be changed without moving records")
 	cmd.Flags().Int16Var(&replication, "replication-factor", -1, "replicas of a topic that is created; -1 is the brokers' default")
 	return cmd
 }
@@ -63,7 +65,8 @@ func withTopics(cmd *cobra.Command, args []string,
 	p := c.Publisher()
 	topics := slices.Compact(slices.Sorted(slices.Values(append(p.Routes.Topics(), args...))))
 	if len(topics) == 0 {
-		return usageError{fmt.Errorf("no topic: name some, as in baton topics check shop.order.events, or list record types in BATON_ROUTES or BATON_ALLOW")}
+		return usageError{errors.New("no topic: name some, as in baton topics check shop.order.events, " +
+			"or list record types in BATON_ROUTES or BATON_ALLOW")}
 	}
 	ctx, cancel := context.WithTimeout(cmd.Context(), topicsTimeout)
 	defer cancel()

@@ -62,7 +62,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 	problem := func(format string, args ...any) { problems = append(problems, fmt.Errorf(format, args...)) }
 	switch {
 	case standby:
-		problem("the server is a standby, which cannot be written: connect to the primary (target_session_attrs=read-write in DATABASE_URL finds it)")
+		problem("the server is a standby, which cannot be written: connect to the primary " +
+			"(target_session_attrs=read-write in DATABASE_URL finds it)")
 	case readOnly:
 		problem("transactions are read-only here: see default_transaction_read_only of the server, the database and the role %s", role)
 	}
@@ -75,7 +76,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 		return Explain(err)
 	}
 	if len(lacks) > 0 {
-		problem("the role %s lacks %s: run baton migrate grants --relay %[1]s --apply, as the owner of the schema", role, strings.Join(lacks, ", "))
+		problem("the role %s lacks %s: run baton migrate grants --relay %[1]s --apply, as the owner of the schema",
+			role, strings.Join(lacks, ", "))
 		return unfit(problems) // the rest cannot be read
 	}
 	behind, err := sequenceBehind(ctx, pool, schemaName)
@@ -83,8 +85,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 		return Explain(err)
 	}
 	if behind {
-		problem("the sequence of positions is behind the events, as after a restore of the data alone, and positions would come twice: "+
-			"run select setval('%[1]s.position', (select max(position) from %[1]s.event))", schemaName)
+		problem("the sequence of positions is behind the events, as after a restore of the data alone, "+
+			"and positions would come twice: run select setval('%[1]s.position', (select max(position) from %[1]s.event))", schemaName)
 	}
 	return unfit(problems)
 }

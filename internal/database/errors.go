@@ -93,7 +93,8 @@ func (e *Error) explainCode(pg *pgconn.PgError, who, name string) {
 	case pg.Code == "3D000":
 		e.Problem, e.Cure = "there is no database "+name, "create it, or mend DATABASE_URL"
 	case pg.Code == "08P01" && strings.Contains(pg.Message, "unsupported startup parameter"):
-		e.Problem, e.Cure = "the pooler does not take a parameter of the connection", "remove it from DATABASE_URL, and leave BATON_POOLER at auto"
+		e.Problem = "the pooler does not take a parameter of the connection"
+		e.Cure = "remove it from DATABASE_URL, and leave BATON_POOLER at auto"
 	case pg.Code == "53300":
 		e.Problem, e.Away = "the server has no connection left for us", true
 	case strings.HasPrefix(pg.Code, "57P"), strings.HasPrefix(pg.Code, "08"):
