@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +35,31 @@ type point struct {
 
 	mode   pgx.QueryExecMode
 	change func(*outbox.RelayConfig)
-	slow   time.Duration // of each write of events to Kafka
+	slow   bool // the last events leave for Kafka slowly
+}
+
+// flush is a point in a flush with this piece of SQL in it. It takes the mode that sends SQL each time.
+func flush(sql string, at place) point {
+	return point{sql: sql, place: at, mode: pgx.QueryExecModeExec}
+}
+
+func (p point) with(change func(*outbox.RelayConfig)) point {
+	p.change = change
+	return p
+}
+
+// payload is how large each event of the backlog is, and events how many a record has: 8 MB in all.
+func (p point) payload() int { return frozenBytes / frozenRecords / p.events() }
+func (p point) events() int {
+	if p.slow {
+		return slowEvents
+	}
+	return 5
+}
+
+func (p point) slowly() point {
+	p.slow = true
+	return p
 }
 
 func (p point) String() string {
@@ -51,6 +76,29 @@ func (p point) String() string {
 	return "nowhere"
 }
 
+// points is every place at which the test freezes a relay, and nowhere, to compare with.
+func points() []point {
+	list := []point{{}}
+	for _, at := range []place{before, within, after} {
+		list = append(list,
+			flush("first_pass as materialized", at), // the claim
+			flush("c(id, first, last)", at),         // the events' payloads
+			flush("token, busy from", at),           // the ack
+			// a claim of few bytes gives the other records back
+			flush("released as", at).with(func(c *outbox.RelayConfig) { c.ClaimBytes = outbox.PayloadBytesMax }),
+			// a slow broker keeps a claim in hand, and on the move, until it is extended
+			flush("r.locked_until > clock_timestamp()", at).slowly().
+				with(func(c *outbox.RelayConfig) { c.Lease = 3 * frozenLease }))
+	}
+	list = append(list, flush("pg_control_system", before), flush("on conflict (id) do update", within), // the heartbeat
+		flush("pg_terminate_backend", within), flush("coalesce(wrapped", within)) // retention
+	for _, n := range []int{10_000, 1_000_000, 3_000_000, 7_000_000} {
+		list = append(list, point{bytes: n})
+	}
+	list = append(list, point{writes: 5, place: after}, point{writes: 14, place: after}, point{reads: 9}, point{reads: 20})
+	return append(slices.Insert(list, len(list)/2, point{}), point{}) // the machine's load may change
+}
+
 // freezer stops all traffic of one relay, to the database and to Kafka, at a point, as a stopped
 // process does: the sockets stay open, and nobody reads them. Deadlines do not end the wait.
 type freezer struct {
@@ -60,6 +108,7 @@ type freezer struct {
 
 	mu                   sync.Mutex
 	writes, reads, bytes int
+	sent                 int // to Kafka
 }
 
 func newFreezer(at point) *freezer {
@@ -120,6 +169,14 @@ func (f *freezer) count(n int) {
 	}
 }
 
+// delay says whether a write to Kafka is a slow one. The first piece of each record, 16 events, is not.
+func (f *freezer) delay(n int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.sent += n
+	return f.at.slow && f.sent > frozenRecords*slowEvents*f.at.payload()*8/10
+}
+
 func (f *freezer) dialDatabase(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := f.dial(ctx, network, address)
 	if err != nil {
@@ -158,8 +215,8 @@ func (c *coldConn) Read(b []byte) (int, error) {
 }
 
 func (c *coldConn) Write(b []byte) (int, error) {
-	if c.f.at.slow > 0 && len(b) > 4<<10 {
-		time.Sleep(c.f.at.slow)
+	if c.f.delay(len(b)) {
+		time.Sleep(slowWrite)
 	}
 	c.f.pass()
 	return c.Conn.Write(b)

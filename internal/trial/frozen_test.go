@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
@@ -27,52 +26,20 @@ import (
 
 const (
 	frozenLease = 2 * time.Second
-	// frozenTakeover is liveness: the lease, the end of a stuck session, 8 MB on a busy machine.
-	frozenTakeover = frozenLease + 10*time.Second
+	// frozenTakeover is liveness: the lease, the end of a stuck session, 8 MB on a very busy machine.
+	frozenTakeover = frozenLease + 30*time.Second
 	// stuckWait is how long a writer may wait where a half sent transaction of ours holds locks: 2 s, and the second
 	// until somebody looks.
 	stuckWait = 6 * time.Second
 	// freeWait is below the 2 s after which stuck sessions are ended: none may be needed where none can be.
 	freeWait = 1500 * time.Millisecond
 
-	frozenSites   = 6
+	frozenSites   = 5
 	frozenRecords = 40
-	frozenEvents  = 5
-	frozenPayload = 40_000
+	frozenBytes   = 8_000_000
+	slowEvents    = 20 // of a record: more than a relay sends of it at a time
+	slowWrite     = 700 * time.Millisecond
 )
-
-// flushes are the pieces of SQL by which a relay's flushes are known.
-var flushes = []string{
-	"pg_control_system", "first_pass as materialized", "c(id, first, last)", "token, busy from", "on conflict (id) do update", "pg_terminate_backend",
-	"coalesce(wrapped",
-}
-
-// points is every place at which the test freezes a relay.
-func points() []point {
-	list := []point{{}}
-	places := []place{before, within, after}
-	for _, sql := range flushes {
-		for _, at := range places {
-			list = append(list, point{sql: sql, place: at, mode: pgx.QueryExecModeExec})
-		}
-	}
-	for _, at := range places {
-		list = append(list,
-			// a claim of few bytes gives the other records back
-			point{sql: "released as", place: at, mode: pgx.QueryExecModeExec,
-				change: func(c *outbox.RelayConfig) { c.ClaimBytes = outbox.PayloadBytesMax }},
-			// a slow broker keeps a claim in hand, and on the move
-			point{sql: "r.locked_until > clock_timestamp()", place: at, mode: pgx.QueryExecModeExec,
-				slow: 300 * time.Millisecond})
-	}
-	for _, n := range []int{10_000, 100_000, 1_000_000, 3_000_000, 7_000_000} {
-		list = append(list, point{bytes: n})
-	}
-	for _, n := range []int{2, 5, 9, 14, 20} {
-		list = append(list, point{writes: n, place: after}, point{reads: n})
-	}
-	return list
-}
 
 // Feared: a frozen relay's transaction holds rows and gates for as long as it is frozen, since the
 // server waits for its socket: writers hang, and nobody can take its records over.
@@ -122,7 +89,7 @@ func (r frozenRun) max() time.Duration { return r.took[len(r.took)-1] }
 
 func judgeFrozen(t *testing.T, all []frozenRun) {
 	t.Helper()
-	bound := 250 * time.Millisecond
+	bound := 500 * time.Millisecond // liveness, on a machine that may be very busy
 	for _, r := range all {
 		slices.Sort(r.took)
 		if len(r.took) > 0 && r.String() == "nowhere" {
@@ -163,7 +130,10 @@ type frozenSite struct {
 
 func newFrozenSite(t *testing.T, i int) *frozenSite {
 	t.Helper()
-	s := &frozenSite{url: clustertest.Database(t), brokers: clustertest.Kafka(t).Addrs(), name: fmt.Sprintf("frozen%d-%d", i, time.Now().UnixNano())}
+	s := &frozenSite{
+		url: clustertest.Database(t), brokers: clustertest.Kafka(t).Addrs(),
+		name: fmt.Sprintf("frozen%d-%d", i, time.Now().UnixNano()),
+	}
 	if err := migrations.Up(t.Context(), s.url, migrations.Options{}); err != nil {
 		t.Fatal(err)
 	}
@@ -201,7 +171,7 @@ func (s *frozenSite) try(ctx context.Context, p point) (run frozenRun, err error
 	if _, err := s.pool.Exec(ctx, `truncate baton.event, baton.record`); err != nil {
 		return run, err
 	}
-	last, err := s.backlog(ctx, recordType(kafka.Topics[0]))
+	last, err := s.backlog(ctx, p, recordType(kafka.Topics[0]))
 	if err != nil {
 		return run, err
 	}
@@ -222,13 +192,13 @@ func (s *frozenSite) try(ctx context.Context, p point) (run frozenRun, err error
 }
 
 // backlog is 8 MB, due before any relay is there. It returns the last position.
-func (s *frozenSite) backlog(ctx context.Context, recordType string) (last int64, err error) {
-	for i := range frozenEvents {
+func (s *frozenSite) backlog(ctx context.Context, p point, recordType string) (last int64, err error) {
+	for i := range p.events() {
 		events := make([]outbox.Event, frozenRecords)
 		for k := range events {
 			events[k] = outbox.Event{
-				ID: uuid.Must(uuid.NewV7()), Type: outbox.Updated, Record: outbox.Record{Type: recordType, Key: fmt.Sprint("r-", k)},
-				Payload: []byte(strings.Repeat(fmt.Sprint(i), frozenPayload)),
+				Record: outbox.Record{Type: recordType, Key: fmt.Sprint("r-", k)}, Type: outbox.Updated,
+				Payload: []byte(strings.Repeat(string(rune('a'+i)), p.payload())),
 			}
 		}
 		err := pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
@@ -264,7 +234,8 @@ func (s *frozenSite) relay(ctx context.Context, kafka trial.Kafka, f *freezer) (
 		return nil, err
 	}
 	pub := publisher.DefaultConfig()
-	pub.Brokers, pub.Source, pub.Lease, pub.SendTimeout, pub.Dial = kafka.Brokers, "trial", cfg.Lease, 1500*time.Millisecond, f.dialKafka
+	pub.Brokers, pub.Source, pub.Dial = kafka.Brokers, "trial", f.dialKafka
+	pub.Lease, pub.SendTimeout = cfg.Lease, cfg.Lease*3/4
 	waves, err := publisher.NewWaves(pub)
 	if err != nil {
 		return nil, err
@@ -284,6 +255,9 @@ func (s *frozenSite) beside(ctx context.Context, kafka trial.Kafka, f *freezer, 
 		case <-f.frozen:
 		case <-time.After(20 * time.Second):
 			return errors.New("it never got there")
+		}
+		if err := s.digested(ctx); err != nil {
+			return err
 		}
 	}
 	start := time.Now()
@@ -312,9 +286,35 @@ func (s *frozenSite) beside(ctx context.Context, kafka trial.Kafka, f *freezer, 
 	return trial.Drained(draining, s.pool)
 }
 
+// busySQL counts sessions of relays that are neither idle nor waiting for their relay.
+const busySQL = `
+select count(*) from pg_stat_activity
+ where datname = current_database() and starts_with(application_name, $1) and wait_event_type is distinct from 'Client'`
+
+// digested waits until the server has done all that the frozen relay had sent: else the healthy one might be
+// first. A session that has just been sent something may look idle yet, so it looks a few times.
+func (s *frozenSite) digested(ctx context.Context) error {
+	for quiet := 0; quiet < 5; {
+		var busy int
+		if err := s.pool.QueryRow(ctx, busySQL, lease.ApplicationName).Scan(&busy); err != nil {
+			return err
+		}
+		if quiet++; busy > 0 {
+			quiet = 0
+		}
+		select {
+		case <-time.After(20 * time.Millisecond):
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return nil
+}
+
 // behindSQL: an event of the backlog is not acknowledged yet. $1 the backlog's last position.
 const behindSQL = `
-select exists (select from baton.record r join baton.event e on e.record = r.id and e.position >= r.next_position where e.position <= $1)`
+select exists (select from baton.record r join baton.event e on e.record = r.id and e.position >= r.next_position
+                where e.position <= $1)`
 
 func (s *frozenSite) delivered(ctx context.Context, last int64) error {
 	for behind := true; ; {
@@ -345,7 +345,8 @@ func (s *frozenSite) write(ctx context.Context, recordType string, run *frozenRu
 			defer tick.Stop()
 			for ctx.Err() == nil {
 				start := time.Now()
-				err := s.add(context.WithoutCancel(ctx), outbox.Record{Type: recordType, Key: fmt.Sprint("r-", rand.IntN(2*frozenRecords))})
+				record := outbox.Record{Type: recordType, Key: fmt.Sprint("r-", rand.IntN(2*frozenRecords))}
+				err := s.add(context.WithoutCancel(ctx), record)
 				mu.Lock()
 				run.took = append(run.took, time.Since(start))
 				errs = errors.Join(errs, err)
