@@ -233,7 +233,7 @@ func (o *Operator) act(ctx context.Context, verb string, r Record, do func(pgx.T
 	if reason := textProblem(r.Key, RecordKeyBytesMax); reason != "" {
 		return fmt.Errorf("%w: its key %s", ErrNoRecord, reason)
 	}
-	err := pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted, AccessMode: pgx.ReadWrite}, do)
+	err := pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 	if err != nil {
 		return fmt.Errorf("outbox: %s %s %s: %w", verb, r.Type, r.Key, err)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -271,4 +272,29 @@ func startPooler(t *testing.T) *cluster.PgBouncer {
 	}
 	t.Cleanup(pooler.Stop)
 	return pooler
+}
+
+// A standby of its own: the server is told to recover for ever.
+func TestStandbyIsRefusedAndMayBeLookedAt(t *testing.T) {
+	t.Parallel()
+	server, err := cluster.StartPostgres(t.Context(), cluster.PostgresOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(server.Stop)
+	d := newOutboxOn(t, server.URL())
+	var data string
+	if err := d.admin.QueryRow(t.Context(), "show data_directory").Scan(&data); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(data, "standby.signal"), nil, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Restart(t.Context(), false); err != nil {
+		t.Fatal(err)
+	}
+	d.baton(t, "relay").want(t, 6, "the server is a standby", "connect to the primary")
+	d.baton(t, "migrate", "up").want(t, 1, "the server is a standby", "connect to the primary")
+	d.baton(t, "park", d.recordType, "1", "--reason", "test").want(t, 1, "the server is read-only", "connect to the primary")
+	d.baton(t, "status").want(t, 0)
 }
