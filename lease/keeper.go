@@ -62,7 +62,7 @@ func (k *Keeper) Claim(ctx context.Context, limits Limits) (Claim, error) {
 		sql = k.claimAlone
 	}
 	c := Claim{Token: newToken(), Until: time.Now().Add(k.lease)} // before the round trip: a slow reply must not stretch trust
-	err := k.transact(ctx, "on", func(b *pgx.Batch) {
+	err := k.transact(ctx, func(b *pgx.Batch) {
 		b.Queue(sql, limits.Records, c.Token, k.lease, k.instance, limits.Events, limits.Bytes).Query(c.scan)
 	})
 	if err != nil {
@@ -101,7 +101,7 @@ func (k *Keeper) Extend(ctx context.Context, held []Held) (time.Time, error) {
 	until := time.Now().Add(k.lease)
 	ids, tokens := columns(held)
 	kept := make(map[Held]bool, len(held))
-	err := k.transact(ctx, "on", func(b *pgx.Batch) {
+	err := k.transact(ctx, func(b *pgx.Batch) {
 		b.Queue(k.extend, ids, tokens, k.lease).Query(func(rows pgx.Rows) error {
 			var h Held
 			_, err := pgx.ForEachRow(rows, []any{&h.ID, &h.Token}, func() error {
@@ -142,7 +142,7 @@ func (k *Keeper) ackOnce(ctx context.Context, acks []Ack, careful bool) error {
 		ids[i], lasts[i], tokens[i] = a.ID, a.Last, a.Token
 	}
 	var missed missedLeases
-	err := k.transact(ctx, "off", func(b *pgx.Batch) {
+	err := k.transact(ctx, func(b *pgx.Batch) {
 		b.Queue(k.ack, ids, lasts, tokens, careful).Query(missed.scan)
 	})
 	if err != nil {
@@ -161,7 +161,7 @@ func (k *Keeper) Release(ctx context.Context, releases []Release) error {
 		attempts[i], park[i], errs[i] = int32(r.Attempts), r.Park, r.Err
 	}
 	var missed missedLeases
-	err := k.transact(ctx, "off", func(b *pgx.Batch) {
+	err := k.transact(ctx, func(b *pgx.Batch) {
 		b.Queue(k.release, ids, tokens, stored, delays, attempts, park, errs).Query(missed.scan)
 	})
 	if err != nil {
@@ -172,7 +172,7 @@ func (k *Keeper) Release(ctx context.Context, releases []Release) error {
 
 // Abandon releases whatever a claim with this token took, when its outcome is not known.
 func (k *Keeper) Abandon(ctx context.Context, token int64) error {
-	err := k.transact(ctx, "off", func(b *pgx.Batch) { b.Queue(k.abandon, token) })
+	err := k.transact(ctx, func(b *pgx.Batch) { b.Queue(k.abandon, token) })
 	if err != nil {
 		return fmt.Errorf("lease: abandon claim: %w", err)
 	}
@@ -190,10 +190,10 @@ func (k *Keeper) EndStuck(ctx context.Context, longer time.Duration) (ended int,
 
 // transact sends BEGIN, the bounds, the statements and COMMIT in one flush: the server never waits for
 // us while it holds our locks.
-func (k *Keeper) transact(ctx context.Context, synchronousCommit string, queue func(*pgx.Batch)) error {
+func (k *Keeper) transact(ctx context.Context, queue func(*pgx.Batch)) error {
 	b := &pgx.Batch{}
 	b.Queue(beginSQL)
-	b.Queue(boundsSQL, synchronousCommit)
+	b.Queue(boundsSQL)
 	queue(b)
 	b.Queue(`commit`)
 	return k.pool.SendBatch(ctx, b).Close()

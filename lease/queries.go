@@ -146,10 +146,11 @@ update baton.record
 // boundsSQL bounds a transaction of ours from within, since a pooler may not pass a session's settings.
 // The plans shall not hang on statistics: those of an empty outbox, or a plan that a session made and
 // kept when it was empty, would read the whole backlog for each record. Every table here is to be
-// reached through its index, row by row. $1 is synchronous_commit.
+// reached through its index, row by row. Acks are flushed to disk as claims are: one that a crash undid
+// would leave its record leased by nobody until the lease ends.
 const boundsSQL = `
 select set_config('statement_timeout', '2s', true), set_config('lock_timeout', '500ms', true),
-       set_config('idle_in_transaction_session_timeout', '2s', true), set_config('synchronous_commit', $1, true),
+       set_config('idle_in_transaction_session_timeout', '2s', true), set_config('synchronous_commit', 'on', true),
        set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true),
        set_config('enable_hashjoin', 'off', true), set_config('enable_mergejoin', 'off', true)`
 

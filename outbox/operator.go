@@ -225,6 +225,20 @@ func (o *Operator) Skip(ctx context.Context, r Record, reason string) (position 
 	return position, err
 }
 
+// AcceptTopic lets relays write a topic with another partition count. Records move to other partitions
+// with it: everything must have been consumed before. It returns the count before, or 0.
+func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int32, reason string) (before int32, err error) {
+	var old *int32
+	err = o.pool.QueryRow(ctx, o.in(`select baton.accept_topic($1, $2, $3)`), topic, partitions, reason).Scan(&old)
+	if err != nil {
+		return 0, fmt.Errorf("outbox: accept topic %s: %w", topic, err)
+	}
+	if old == nil {
+		return 0, nil
+	}
+	return *old, nil
+}
+
 // act runs READ COMMITTED, whatever the role's default is: the functions look again after they have the gate.
 func (o *Operator) act(ctx context.Context, verb string, r Record, do func(pgx.Tx) error) error {
 	if !isRecordType(r.Type) {

@@ -16,6 +16,9 @@ const (
 	pieceEvents = 16
 )
 
+// topicPatience is how much longer a record waits for its topic than for its event.
+const topicPatience = 10
+
 // ErrLeaseEnding: the rest of the lease is too short for a send to end in it. The record is released.
 var ErrLeaseEnding = errors.New("outbox: lease is ending")
 
@@ -175,7 +178,11 @@ func (p *producer) failed(w *work, head Event, v Verdict) outcome {
 	p.r.log.Warn("event not published", "record_type", head.Record.Type, "record_key", head.Record.Key,
 		"position", head.Position, "attempts", attempts, "parked", park, "err", v.Err,
 		"hint", "baton status lists it; mend the cause and baton unpark it, or baton skip it")
-	return w.release(p.r.backoff(attempts), attempts, park, v.Err.Error())
+	delay := p.r.backoff(attempts)
+	if class == BadTopic { // somebody may be creating it just now
+		delay = min(topicPatience*delay, p.r.cfg.BackoffMax)
+	}
+	return w.release(delay, attempts, park, v.Err.Error())
 }
 
 // ack is the outcome of a work that is stored to its end.

@@ -63,6 +63,9 @@ func badEvent(t *testing.T, verdict error) {
 	}
 	for i, got := range pauses {
 		want := cfg.BackoffMin << i
+		if ClassOf(verdict) == BadTopic {
+			want = min(topicPatience*want, cfg.BackoffMax)
+		}
 		if got < want*8/10 || got > want*12/10+2*cfg.PollMax {
 			t.Errorf("pause %d = %v, want %v ± 20%% and a poll", i, got, want)
 		}

@@ -10,6 +10,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/batonrelay/baton/internal/schema"
 )
 
@@ -22,7 +24,7 @@ on conflict (id) do update set seen_at = clock_timestamp()`
 const departSQL = `delete from baton.instance where id = $1 or seen_at < clock_timestamp() - interval '1 hour'`
 
 // retainSQL runs one step of retention. $1 keep, $2 first page, $3 pages.
-const retainSQL = `select deleted, coalesce(wrapped, false) from baton.retain($1::interval, $2, $3)`
+const retainSQL = `select deleted, coalesce(wrapped, false) from baton.retain($1::interval, $2::bigint, $3::int)`
 
 const (
 	upkeepEvery   = time.Second
@@ -34,10 +36,12 @@ const (
 // upkeep is what a Postgres does beside carrying events.
 type upkeep struct {
 	mu        sync.Mutex
-	abandoned []int64 // tokens of claims whose outcome is open, to be released when the database is back
+	abandoned []abandoned // claims whose outcome is open, to be released when the database is back
 
 	stuckEnded atomic.Int64
 	retained   atomic.Int64
+
+	retentionFails atomic.Bool
 }
 
 // Maintain keeps the outbox in order until ctx ends: it writes this instance's heartbeat, ends stuck
@@ -83,6 +87,16 @@ func (p *Postgres) depart(ctx context.Context) error {
 	return nil
 }
 
+// abandoned is a claim whose outcome is open.
+type abandoned struct {
+	token int64
+	at    time.Time
+}
+
+// abandonedFor is how long such a claim is looked for: its server process may still be at work on it, and
+// commit, after we gave it up. Statement time-out and a good deal more.
+const abandonedFor = 2 * repoTimeout
+
 // abandonedMax bounds the tokens kept for release; the records of one dropped wait for their leases to end.
 const abandonedMax = 256
 
@@ -91,7 +105,7 @@ const abandonedMax = 256
 func (p *Postgres) abandon(ctx context.Context, token int64) {
 	p.upkeep.mu.Lock()
 	if len(p.upkeep.abandoned) < abandonedMax {
-		p.upkeep.abandoned = append(p.upkeep.abandoned, token)
+		p.upkeep.abandoned = append(p.upkeep.abandoned, abandoned{token: token, at: time.Now()})
 	}
 	p.upkeep.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
@@ -103,14 +117,17 @@ func (p *Postgres) abandon(ctx context.Context, token int64) {
 
 func (p *Postgres) releaseAbandoned(ctx context.Context) error {
 	p.upkeep.mu.Lock()
-	tokens := slices.Clone(p.upkeep.abandoned)
+	claims := slices.Clone(p.upkeep.abandoned)
 	p.upkeep.mu.Unlock()
-	for _, token := range tokens {
-		if err := p.keeper.Abandon(ctx, token); err != nil {
+	for _, a := range claims {
+		if err := p.keeper.Abandon(ctx, a.token); err != nil {
 			return err
 		}
+		if time.Since(a.at) < abandonedFor {
+			continue
+		}
 		p.upkeep.mu.Lock()
-		p.upkeep.abandoned = slices.DeleteFunc(p.upkeep.abandoned, func(t int64) bool { return t == token })
+		p.upkeep.abandoned = slices.DeleteFunc(p.upkeep.abandoned, func(b abandoned) bool { return b == a })
 		p.upkeep.mu.Unlock()
 	}
 	return nil
@@ -131,7 +148,10 @@ func (p *Postgres) retain(ctx context.Context) {
 			deleted int64
 			wrapped bool
 		)
-		err := p.pool.QueryRow(ctx, sql, p.cfg.Retention, page, retainPages).Scan(&deleted, &wrapped)
+		err := pgx.BeginTxFunc(ctx, p.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, func(tx pgx.Tx) error {
+			return tx.QueryRow(ctx, sql, p.cfg.Retention, page, retainPages).Scan(&deleted, &wrapped)
+		})
+		p.retentionWent(ctx, err)
 		switch {
 		case err != nil || deleted < 0:
 			pause = 10 * retentionStep
@@ -142,6 +162,14 @@ func (p *Postgres) retain(ctx context.Context) {
 			pause = p.retentionPause(deleted)
 		}
 		p.upkeep.retained.Add(max(0, deleted))
+	}
+}
+
+// retentionWent says once when retention begins to fail: the outbox grows until it goes again.
+func (p *Postgres) retentionWent(ctx context.Context, err error) {
+	failed := err != nil && ctx.Err() == nil
+	if p.upkeep.retentionFails.Swap(failed) != failed && failed {
+		slog.WarnContext(ctx, "published events are not deleted", "err", err)
 	}
 }
 

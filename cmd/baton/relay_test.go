@@ -256,7 +256,7 @@ func TestRelaySaysAtStartWhichTopicIsMissingAndGoesOn(t *testing.T) {
 	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
 }
 
-func TestTopicWithAnotherPartitionCountIsStopped(t *testing.T) {
+func TestTopicWithAnotherPartitionCountIsStoppedUntilItIsAccepted(t *testing.T) {
 	t.Parallel()
 	d := newOutbox(t).withTopic()
 	d.exec("insert into baton.topic (name, partitions) values ($1, 3)", d.topic)
@@ -269,6 +269,14 @@ func TestTopicWithAnotherPartitionCountIsStopped(t *testing.T) {
 	if s := d.baton(t, "status").want(t, 0).stdout; !strings.Contains(s, "has 2 partitions, accepted are 3") {
 		t.Errorf("status does not say why:\n%s", s)
 	}
+	if s := d.baton(t, "topics", "accept", d.topic, "--reason", "all consumed").want(t, 0).stdout; !strings.Contains(s, "2 partitions, were 3") {
+		t.Errorf("accept does not say what it did: %s", s)
+	}
+	if n := d.count("select count(*) from baton.audit where action = $1", "accept topic "+d.topic+": 3 to 2 partitions"); n != 1 {
+		t.Errorf("audit rows = %d, want 1", n)
+	}
+	d.exec("update baton.record set ready_at = clock_timestamp(), attempts = -100") // as unpark, patient until relays look again
+	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
 }
 
 func TestRouteThatIsNotAllowedParksAndSaysWhatToDo(t *testing.T) {
@@ -294,8 +302,9 @@ func TestRelayRunsWithTheLeastRightsBehindAPooler(t *testing.T) {
 	pooler := startPooler(t)
 	d.add(200)
 	poolerURL := strings.Replace(pooler.URL(d.admin.Config().ConnConfig.Database), "postgres@", name+"@", 1)
-	r := d.with(environment{"DATABASE_URL": poolerURL}).relay(t)
+	r := d.with(environment{"DATABASE_URL": poolerURL, "BATON_RETENTION": "1s"}).relay(t)
 	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
+	eventually(t, "retention", r.Process, func() bool { return d.count("select count(*) from baton.event") == 0 })
 	s := decode[outbox.Status](t, d.with(environment{"DATABASE_URL": poolerURL}).baton(t, "status", "-o", "json").want(t, 0))
 	if len(s.Instances) != 1 || s.Instances[0].Pooler != "transaction" {
 		t.Errorf("instances = %+v, want one that knows of the pooler", s.Instances)

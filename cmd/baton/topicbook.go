@@ -92,7 +92,7 @@ func (t *topics) lookAtStart(ctx context.Context) {
 	}
 }
 
-// run looks at topics that came up since, until ctx ends.
+// run looks at topics that came up since, and at what operators have accepted, until ctx ends.
 func (t *topics) run(ctx context.Context) {
 	tick := time.NewTicker(topicsEvery)
 	defer tick.Stop()
@@ -108,10 +108,10 @@ func (t *topics) run(ctx context.Context) {
 	}
 }
 
-// look learns the partition counts of the topics not seen yet. A topic that is missing stays unseen.
+// look learns the accepted partition counts of all topics that were asked for. A missing one stays unseen.
 func (t *topics) look(ctx context.Context) ([]publisher.TopicReport, error) {
 	t.mu.Lock()
-	names := slices.Sorted(maps.Keys(t.unseen))
+	names := slices.AppendSeq(slices.Collect(maps.Keys(t.unseen)), maps.Keys(*t.accepted.Load()))
 	t.mu.Unlock()
 	if len(names) == 0 {
 		return nil, nil

@@ -18,7 +18,7 @@ import (
 const topicsTimeout = 30 * time.Second
 
 func newTopics() *cobra.Command {
-	return group("topics", "Create the topics that events go to, and look at them", newTopicsEnsure(), newTopicsCheck())
+	return group("topics", "Create the topics that events go to, and look at them", newTopicsEnsure(), newTopicsCheck(), newTopicsAccept())
 }
 
 func newTopicsEnsure() *cobra.Command {

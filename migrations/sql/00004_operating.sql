@@ -89,4 +89,20 @@ begin
 end $$;
 -- +goose StatementEnd
 
+-- Accepts that a topic is written with another partition count from now on. Returns the one before, or null.
+-- +goose StatementBegin
+create function baton.accept_topic(topic_name text, partition_count int, reason text) returns int
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare before int;
+begin
+  select t.partitions into before from baton.topic t where t.name = topic_name for update;
+  insert into baton.topic as t (name, partitions) values (topic_name, partition_count)
+  on conflict (name) do update set partitions = excluded.partitions, accepted_at = clock_timestamp();
+  perform baton.write_audit(format('accept topic %s: %s to %s partitions', topic_name, coalesce(before::text, 'no'), partition_count),
+    null, null, null, reason);
+  return before;
+end $$;
+-- +goose StatementEnd
+
 revoke all on all functions in schema baton from public;
