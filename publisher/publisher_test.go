@@ -30,15 +30,7 @@ func simulated(t testing.TB, opts ...kfake.Opt) *kfake.Cluster {
 // ownKafka starts a real broker that the test may freeze and kill.
 func ownKafka(t *testing.T) *cluster.Kafka {
 	t.Helper()
-	if clustertest.Kafka(t).Simulated { // which has said so loudly
-		t.Skip("a simulated Kafka cannot be frozen or killed")
-	}
-	k, err := cluster.StartKafka(t.Context(), cluster.KafkaOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.Stop)
-	return k
+	return clustertest.BreakableKafka(t)
 }
 
 func config(brokers []string) Config {

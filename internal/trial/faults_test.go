@@ -14,6 +14,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/batonrelay/baton/internal/cluster"
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/internal/trial"
 	"github.com/batonrelay/baton/migrations"
 )
@@ -38,19 +39,15 @@ type site struct {
 	named  int
 }
 
-func newSite(t *testing.T) *site {
+func newSite(t *testing.T, broker *cluster.Kafka) *site {
 	t.Helper()
 	ctx := t.Context()
-	s := &site{t: t, kafka: trial.Kafka{Topics: []string{"shop.order.events", "shop.invoice.events"}}}
+	s := &site{t: t, broker: broker, kafka: trial.Kafka{Topics: []string{"shop.order.events", "shop.invoice.events"}}}
 	var err error
 	if s.postgres, err = cluster.StartPostgres(ctx, cluster.PostgresOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(s.postgres.Stop)
-	if s.broker, err = cluster.StartKafka(ctx, cluster.KafkaOptions{}); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(s.broker.Stop)
 	s.kafka.Brokers = s.broker.Addrs()
 	if err := migrations.Up(ctx, s.postgres.URL(), migrations.Options{}); err != nil {
 		t.Fatal(err)
@@ -194,11 +191,11 @@ func seeds() uint64 {
 }
 
 // eachSeed runs a trial for each seed, one after the other; the kinds of trial run side by side.
-func eachSeed(t *testing.T, fault func(s *site, ctx context.Context, r *rand.Rand)) {
+func eachSeed(t *testing.T, broker func(testing.TB) *cluster.Kafka, fault func(s *site, ctx context.Context, r *rand.Rand)) {
 	t.Parallel()
 	for seed := uint64(1); seed <= seeds(); seed++ {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
-			s := newSite(t)
+			s := newSite(t, broker(t))
 			s.run(seed, func(ctx context.Context, r *rand.Rand) { fault(s, ctx, r) })
 		})
 	}
@@ -206,7 +203,7 @@ func eachSeed(t *testing.T, fault func(s *site, ctx context.Context, r *rand.Ran
 
 // Feared: a killed relay's events are acknowledged by nobody, or its later events overtake its earlier ones.
 func TestOrderSurvivesKilledRelays(t *testing.T) {
-	eachSeed(t, func(s *site, ctx context.Context, r *rand.Rand) {
+	eachSeed(t, clustertest.OwnKafka, func(s *site, ctx context.Context, r *rand.Rand) {
 		every(ctx, r, 700*time.Millisecond, func() {
 			i := r.IntN(3)
 			s.relays[i].Kill()
@@ -217,7 +214,7 @@ func TestOrderSurvivesKilledRelays(t *testing.T) {
 
 // Feared: a relay that slept past its lease goes on with events that another has sent meanwhile.
 func TestOrderSurvivesFreezesPastTheLease(t *testing.T) {
-	eachSeed(t, func(s *site, ctx context.Context, r *rand.Rand) {
+	eachSeed(t, clustertest.OwnKafka, func(s *site, ctx context.Context, r *rand.Rand) {
 		every(ctx, r, 500*time.Millisecond, func() {
 			relay := s.relays[r.IntN(3)]
 			if err := relay.Signal(syscall.SIGSTOP); err != nil {
@@ -234,7 +231,7 @@ func TestOrderSurvivesFreezesPastTheLease(t *testing.T) {
 // Feared: an event that a relay has read and sent is not there any more after the crash, or an
 // acknowledgement that was lost with it leaves a record behind.
 func TestOrderSurvivesACrashedDatabase(t *testing.T) {
-	eachSeed(t, func(s *site, ctx context.Context, r *rand.Rand) {
+	eachSeed(t, clustertest.OwnKafka, func(s *site, ctx context.Context, r *rand.Rand) {
 		every(ctx, r, 1500*time.Millisecond, func() {
 			if err := s.postgres.Restart(s.t.Context(), true); err != nil {
 				s.t.Error(err)
@@ -245,7 +242,7 @@ func TestOrderSurvivesACrashedDatabase(t *testing.T) {
 
 // Feared: an event whose answer was lost is taken for sent, or the next one is sent before it.
 func TestOrderSurvivesAKilledBroker(t *testing.T) {
-	eachSeed(t, func(s *site, ctx context.Context, r *rand.Rand) {
+	eachSeed(t, clustertest.BreakableKafka, func(s *site, ctx context.Context, r *rand.Rand) {
 		every(ctx, r, 1500*time.Millisecond, func() {
 			if err := s.broker.Restart(s.t.Context(), 0, true); err != nil {
 				s.t.Error(err)
@@ -257,7 +254,7 @@ func TestOrderSurvivesAKilledBroker(t *testing.T) {
 // Feared: a relay that is told to end leaves sends unacknowledged, which others repeat.
 func TestRollingRestartUnderLoadSendsNothingTwice(t *testing.T) {
 	t.Parallel()
-	s := newSite(t)
+	s := newSite(t, clustertest.OwnKafka(t))
 	v := s.run(1, func(ctx context.Context, r *rand.Rand) {
 		every(ctx, r, 500*time.Millisecond, func() {
 			i := r.IntN(3)

@@ -154,12 +154,7 @@ func (o *outage) finish() (took time.Duration, v trial.Verdict) {
 // ownBroker starts a broker that the test may take away.
 func ownBroker(t *testing.T) *cluster.Kafka {
 	t.Helper()
-	k, err := cluster.StartKafka(t.Context(), cluster.KafkaOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(k.Stop)
-	return k
+	return clustertest.BreakableKafka(t)
 }
 
 // Feared: an outage spends attempts until everything is parked, or churns the whole outbox through

@@ -147,6 +147,31 @@ func Kafka(t testing.TB) *cluster.Kafka {
 	return k
 }
 
+// OwnKafka starts a cluster for the test alone, and stops it after the test. A simulated one is reported as by Kafka.
+func OwnKafka(t testing.TB) *cluster.Kafka {
+	t.Helper()
+	k, err := cluster.StartKafkaMode(t.Context(), os.Getenv("KAFKA"), cluster.KafkaOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(k.Stop)
+	if k.Simulated {
+		reportSimulated(t)
+	}
+	return k
+}
+
+// BreakableKafka is OwnKafka for a test that kills or freezes brokers. Where only a simulated one can be had the test
+// does not run: it is reported like those that ran on one.
+func BreakableKafka(t testing.TB) *cluster.Kafka {
+	t.Helper()
+	k := OwnKafka(t)
+	if k.Simulated {
+		t.Skip("NOT RUN: a simulated Kafka cannot be killed or frozen; Java 17 and Maven bring a real one")
+	}
+	return k
+}
+
 func reportSimulated(t testing.TB) {
 	t.Helper()
 	shared.mu.Lock()
