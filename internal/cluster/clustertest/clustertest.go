@@ -87,11 +87,13 @@ func Run(m *testing.M, options ...goleak.Option) int {
 	return code
 }
 
-// Background are goroutines that a library starts once and never ends.
+// Background are goroutines of libraries that nobody can end.
 func Background() []goleak.Option {
 	return []goleak.Option{
 		// sarama's metrics: one ticker for the whole process, from the first meter on
 		goleak.IgnoreTopFunction("github.com/rcrowley/go-metrics.(*meterArbiter).tick"),
+		// sarama's circuit breaker: once it opened it sleeps for ten seconds, and ends
+		goleak.IgnoreAnyFunction("github.com/eapache/go-resiliency/breaker.(*Breaker).timer"),
 	}
 }
 
