@@ -61,7 +61,8 @@ func (k *Keeper) Claim(ctx context.Context, limits Limits) (Claim, error) {
 	if limits.Alone {
 		sql = k.claimAlone
 	}
-	c := Claim{Token: newToken(), Until: time.Now().Add(k.lease)} // before the round trip: a slow reply must not stretch trust
+	// before the round trip: a slow reply must not stretch trust
+	c := Claim{Token: newToken(), Until: time.Now().Add(k.lease)}
 	err := k.transact(ctx, func(b *pgx.Batch) {
 		b.Queue(sql, limits.Records, c.Token, k.lease, k.instance, limits.Events, limits.Bytes).Query(c.scan)
 	})
@@ -75,18 +76,18 @@ func (k *Keeper) Claim(ctx context.Context, limits Limits) (Claim, error) {
 func (c *Claim) scan(rows pgx.Rows) error {
 	for rows.Next() {
 		var (
-			r                          Record
-			id, next, first, last, byt *int64
-			attempts, claims           *int
-			stale                      *bool
+			r                            Record
+			id, next, first, last, bytes *int64
+			attempts, claims             *int
+			stale                        *bool
 		)
-		if err := rows.Scan(&c.Suspects, &id, &next, &attempts, &claims, &stale, &first, &last, &byt); err != nil {
+		if err := rows.Scan(&c.Suspects, &id, &next, &attempts, &claims, &stale, &first, &last, &bytes); err != nil {
 			return err
 		}
 		if id == nil {
 			continue
 		}
-		r.ID, r.Attempts, r.Claims, r.Stale, r.Bytes, r.Last = *id, *attempts, *claims, *stale, *byt, *next-1
+		r.ID, r.Attempts, r.Claims, r.Stale, r.Bytes, r.Last = *id, *attempts, *claims, *stale, *bytes, *next-1
 		if first != nil {
 			r.First, r.Last = *first, *last
 		}

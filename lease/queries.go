@@ -25,13 +25,7 @@ with due as materialized (
    order by ready_at
    limit $1
      for update skip locked),
-taken as (
-  update baton.record r
-     set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
-   where r.id = any (array(select id from due))
-  returning r.id, r.next_position, r.ready_at, r.attempts, r.claims - 1 as claims,
-            r.id = any (array(select id from due where stale)) as stale),
-` + claimedEventsSQL
+` + takenSQL
 
 // claimAloneSQL takes the lease of one suspect, the oldest due. Suspects are stale, hence at the left
 // edge of the index.
@@ -43,17 +37,20 @@ with due as materialized (
    order by ready_at
    limit least($1, 1)
      for update skip locked),
+` + takenSQL
+
+// takenSQL goes on with the records that are due.
+const takenSQL = `
 taken as (
   update baton.record r
      set locked_until = clock_timestamp() + $3::interval, token = $2, locked_by = $4, claims = r.claims + 1
    where r.id = any (array(select id from due))
   returning r.id, r.next_position, r.ready_at, r.attempts, r.claims - 1 as claims,
             r.id = any (array(select id from due where stale)) as stale),
-` + claimedEventsSQL
-
-const claimedEventsSQL = `
 share as materialized (
-  select greatest(1, $5::int / greatest(1, count(*))) as events, greatest(1, $6::bigint / greatest(1, count(*))) as bytes from taken),
+  select greatest(1, $5::int / greatest(1, count(*))) as events,
+         greatest(1, $6::bigint / greatest(1, count(*))) as bytes
+    from taken),
 first_pass as materialized (
   select t.id, t.next_position, t.ready_at, t.attempts, t.claims, t.stale, e.first, coalesce(cut.last, e.last) as last,
          coalesce(cut.bytes, e.bytes, 0) as bytes, case when cut.n > 0 then cut.n else e.n end as n,
@@ -74,9 +71,11 @@ first_pass as materialized (
               window w as (order by position rows unbounded preceding)) f
        where upto <= share.bytes or nth = 1) cut),
 rest as materialized (
-  select ($5::int - sum(n)) / count(*) filter (where hungry) as events, ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
+  select ($5::int - sum(n)) / count(*) filter (where hungry) as events,
+         ($6::bigint - sum(bytes)) / count(*) filter (where hungry) as bytes
     from first_pass having count(*) filter (where hungry) > 0)
-select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first, coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0)
+select s.suspects, p.id, p.next_position, p.attempts, p.claims, p.stale, p.first,
+       coalesce(more.last, p.last), p.bytes + coalesce(more.bytes, 0)
   from (select coalesce(bool_or(claims >= 2), false) as suspects from (
           select claims from baton.record
            where ready_at <= (select clock_timestamp()) and locked_until <= (select clock_timestamp())

@@ -26,8 +26,10 @@ grant select (id, position, aggregatetype, aggregateid, type, created_at) on bat
 // through the function that spares what is unpublished.
 const relayGrants = `
 grant usage on schema baton to ROLE;
-grant select on baton.event, baton.record, baton.gap, baton.meta, baton.audit, baton.instance, baton.topic, baton.position to ROLE;
-grant update (next_position, ready_at, locked_until, token, locked_by, attempts, claims, empties, last_error) on baton.record to ROLE;
+grant select on baton.event, baton.record, baton.gap, baton.meta, baton.audit, baton.instance, baton.topic,
+  baton.position to ROLE;
+grant update (next_position, ready_at, locked_until, token, locked_by, attempts, claims, empties, last_error)
+  on baton.record to ROLE;
 grant update (source, kafka_cluster_id, system_identifier) on baton.meta to ROLE;
 grant insert, update, delete on baton.instance to ROLE;
 grant delete on baton.gap to ROLE;
@@ -72,7 +74,8 @@ func Grant(ctx context.Context, url, schemaName, writer, relay string) error {
 		return fmt.Errorf("%w: %w", ErrConnect, err)
 	}
 	defer conn.Close(context.WithoutCancel(ctx))
-	if _, err := conn.Exec(ctx, "begin;\n"+grants+"commit;"); err != nil { // no arguments: the simple protocol takes them all
+	// without arguments the simple protocol takes them all
+	if _, err := conn.Exec(ctx, "begin;\n"+grants+"commit;"); err != nil {
 		return fmt.Errorf("migrations: grants: %w", err)
 	}
 	return nil

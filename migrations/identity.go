@@ -13,7 +13,8 @@ import (
 
 // metaSQL reads the one row; the system identifier tells this cluster from a restored copy.
 const metaSQL = `
-select m.schema_version, m.relay_oldest, coalesce(m.system_identifier, ''), coalesce(m.source, ''), coalesce(m.kafka_cluster_id, ''),
+select m.schema_version, m.relay_oldest,
+       coalesce(m.system_identifier, ''), coalesce(m.source, ''), coalesce(m.kafka_cluster_id, ''),
        (select system_identifier::text from pg_control_system())
   from baton.meta m`
 
@@ -66,11 +67,12 @@ func ReadMeta(ctx context.Context, db Querier, schemaName string) (Meta, error) 
 func (m Meta) Check(source, kafkaClusterID string) error {
 	var problems []error
 	if m.SchemaVersion < Version {
-		problems = append(problems, fmt.Errorf("the schema is version %d, this relay needs %d: run baton migrate up", m.SchemaVersion, Version))
+		problems = append(problems, fmt.Errorf("the schema is version %d, this relay needs %d: run baton migrate up",
+			m.SchemaVersion, Version))
 	}
 	if m.RelayOldest > Version {
-		problems = append(problems, fmt.Errorf("the schema allows relays built for version %d or newer, this one is built for %d: upgrade it",
-			m.RelayOldest, Version))
+		problems = append(problems, fmt.Errorf("the schema allows relays built for version %d or newer, "+
+			"this one is built for %d: upgrade it", m.RelayOldest, Version))
 	}
 	now := Identity{SystemIdentifier: m.SystemIdentifier, Source: source, KafkaClusterID: kafkaClusterID}
 	problems = append(problems, m.Stored.differs(now)...)
@@ -90,7 +92,8 @@ func (stored Identity) differs(now Identity) []error {
 		{"Kafka cluster id", stored.KafkaClusterID, now.KafkaClusterID},
 	} {
 		if f.stored != "" && f.now != "" && f.stored != f.now {
-			problems = append(problems, fmt.Errorf("the %s is %s, the outbox was set up for %s: %s", f.what, f.now, f.stored, acceptHint))
+			problems = append(problems,
+				fmt.Errorf("the %s is %s, the outbox was set up for %s: %s", f.what, f.now, f.stored, acceptHint))
 		}
 	}
 	return problems
@@ -102,7 +105,12 @@ func Adopt(ctx context.Context, db Querier, schemaName string, m Meta, source, k
 	if merged == m.Stored {
 		return nil
 	}
-	if _, err := db.Exec(ctx, schema.In(identifySQL, schemaName), merged.SystemIdentifier, merged.Source, merged.KafkaClusterID); err != nil {
+	return merged.store(ctx, db, schemaName)
+}
+
+func (i Identity) store(ctx context.Context, db Querier, schemaName string) error {
+	_, err := db.Exec(ctx, schema.In(identifySQL, schemaName), i.SystemIdentifier, i.Source, i.KafkaClusterID)
+	if err != nil {
 		return fmt.Errorf("migrations: store identity: %w", err)
 	}
 	return nil
@@ -132,18 +140,15 @@ func identify(ctx context.Context, conn *pgx.Conn, schemaName string, opts Optio
 	now := Identity{SystemIdentifier: m.SystemIdentifier, Source: opts.Source, KafkaClusterID: opts.KafkaClusterID}
 	problems := m.Stored.differs(now)
 	if len(problems) > 0 && !opts.Accept {
-		return fmt.Errorf("%w: the schema is up to date, but this outbox belongs elsewhere: %w", ErrRefused, errors.Join(problems...))
+		return fmt.Errorf("%w: the schema is up to date, but this outbox belongs elsewhere: %w",
+			ErrRefused, errors.Join(problems...))
 	}
 	if len(problems) > 0 {
-		m.Stored = now.or(m.Stored)
 		reason := "accepted: " + errors.Join(problems...).Error()
 		if _, err := conn.Exec(ctx, schema.In(acceptAuditSQL, schemaName), reason); err != nil {
 			return fmt.Errorf("migrations: audit: %w", err)
 		}
-		if _, err := conn.Exec(ctx, schema.In(identifySQL, schemaName), m.Stored.SystemIdentifier, m.Stored.Source, m.Stored.KafkaClusterID); err != nil {
-			return fmt.Errorf("migrations: store identity: %w", err)
-		}
-		return nil
+		return now.or(m.Stored).store(ctx, conn, schemaName)
 	}
 	return Adopt(ctx, conn, schemaName, m, opts.Source, opts.KafkaClusterID)
 }

@@ -63,7 +63,8 @@ type Applied struct {
 // belongs to a session, which a transaction-mode pooler shares out.
 func Up(ctx context.Context, url string, opts Options) error {
 	return withProvider(ctx, url, opts, func(conn *pgx.Conn, name string, p *goose.Provider) error {
-		if _, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize()); err != nil && !isThere(err) {
+		_, err := conn.Exec(ctx, "create schema if not exists "+pgx.Identifier{name}.Sanitize())
+		if err != nil && !isThere(err) {
 			return fmt.Errorf("migrations: create schema %s: %w", name, err)
 		}
 		if _, err := p.Up(ctx); err != nil {
@@ -100,7 +101,8 @@ func Status(ctx context.Context, url string, opts Options) ([]Applied, error) {
 	return list, err
 }
 
-func withProvider(ctx context.Context, url string, opts Options, use func(*pgx.Conn, string, *goose.Provider) error) error {
+func withProvider(ctx context.Context, url string, opts Options,
+	use func(*pgx.Conn, string, *goose.Provider) error) error {
 	name, err := schemaOr(opts.Schema)
 	if err != nil {
 		return err
@@ -144,7 +146,7 @@ func newProvider(db *sql.DB, name string) (*goose.Provider, error) {
 		goose.WithTableName(migrationTable), // in the schema: it alone is on the search_path
 		goose.WithSessionLocker(locker), goose.WithDisableGlobalRegistry(true))
 	if err != nil {
-		return nil, fmt.Errorf("migrations: %w", err)
+		return nil, fmt.Errorf("migrations: read migrations: %w", err)
 	}
 	return p, nil
 }
@@ -187,8 +189,8 @@ func connect(ctx context.Context, url string) (*pgx.Conn, error) {
 	case err != nil:
 		err = fmt.Errorf("migrations: look at the server: %w", err)
 	case uint32(pid) != conn.PgConn().PID():
-		err = errors.New("migrations: there is a pooler before the server, and the migrations' lock needs a session of its own: " +
-			"set BATON_DATABASE_DIRECT_URL to the server itself")
+		err = errors.New("migrations: there is a pooler before the server, and the migrations' lock needs a session " +
+			"of its own: set BATON_DATABASE_DIRECT_URL to the server itself")
 	case standby:
 		err = errors.New("migrations: the server is a standby, which cannot be written: connect to the primary")
 	case version < serverVersionMin:

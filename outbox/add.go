@@ -9,7 +9,6 @@ import (
 	"maps"
 	"strconv"
 
-	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgtype"
@@ -21,7 +20,8 @@ import (
 // addSQL takes the gates of all records, sorted, then numbers and inserts: one round trip for any
 // number of events. text[] is cast in the statement, so that every way of executing it (a pooler may
 // rule out prepared statements) agrees on the types.
-const addSQL = `select baton.add($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[]::jsonb[], $6::text[]::uuid[])`
+const addSQL = `
+select baton.add($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[]::jsonb[], $6::text[]::uuid[])`
 
 // Writer writes events into the outbox of one schema. The zero value writes into the default one.
 type Writer struct{ schema string }
@@ -55,19 +55,22 @@ func AddSQL(ctx context.Context, tx *sql.Tx, events ...Event) (positions []int64
 
 // Add is the function of the same name, for w's schema.
 func (w *Writer) Add(ctx context.Context, tx pgx.Tx, events ...Event) (positions []int64, err error) {
-	return w.add(ctx, events, func(sql string, args []any) error {
-		return tx.QueryRow(ctx, sql, args...).Scan(&positions)
-	}, &positions)
+	return w.add(ctx, events, func(sql string, args []any) (positions []int64, err error) {
+		err = tx.QueryRow(ctx, sql, args...).Scan(&positions)
+		return positions, err
+	})
 }
 
 // AddSQL is the function of the same name, for w's schema.
 func (w *Writer) AddSQL(ctx context.Context, tx *sql.Tx, events ...Event) (positions []int64, err error) {
-	return w.add(ctx, events, func(sql string, args []any) error {
-		return tx.QueryRowContext(ctx, sql, args...).Scan(pgtype.NewMap().SQLScanner(&positions))
-	}, &positions)
+	return w.add(ctx, events, func(sql string, args []any) (positions []int64, err error) {
+		err = tx.QueryRowContext(ctx, sql, args...).Scan(pgtype.NewMap().SQLScanner(&positions))
+		return positions, err
+	})
 }
 
-func (w *Writer) add(ctx context.Context, events []Event, query func(string, []any) error, positions *[]int64) ([]int64, error) {
+// add sends the events through query, which is all that the drivers differ in.
+func (w *Writer) add(ctx context.Context, events []Event, query func(string, []any) ([]int64, error)) ([]int64, error) {
 	if len(events) == 0 {
 		return nil, nil
 	}
@@ -79,10 +82,11 @@ func (w *Writer) add(ctx context.Context, events []Event, query func(string, []a
 	if name == "" {
 		name = schema.Default
 	}
-	if err := query(schema.In(addSQL, name), args); err != nil {
+	positions, err := query(schema.In(addSQL, name), args)
+	if err != nil {
 		return nil, addError(len(events), err)
 	}
-	return *positions, nil
+	return positions, nil
 }
 
 // addArgs checks the events and turns them into columns.
@@ -91,8 +95,7 @@ func addArgs(ctx context.Context, events []Event) ([]any, error) {
 	recordTypes, recordKeys, types := make([]string, n), make([]string, n), make([]string, n)
 	payloads, headers, ids := make([][]byte, n), make([]*string, n), make([]string, n)
 	trace := traceHeaders(ctx)
-	for i := range events {
-		e := events[i]
+	for i, e := range events {
 		e.Headers = withTrace(e.Headers, trace)
 		if field, reason := e.problem(); field != "" {
 			return nil, &FieldError{Index: i, Field: field, Reason: reason}
@@ -106,14 +109,10 @@ func addArgs(ctx context.Context, events []Event) ([]any, error) {
 			text := string(b)
 			headers[i] = &text
 		}
-		id := e.ID
-		if id == uuid.Nil {
-			var err error
-			if id, err = uuid.NewV7(); err != nil {
-				return nil, fmt.Errorf("outbox: make event id: %w", err)
-			}
+		if err := e.identify(); err != nil {
+			return nil, err
 		}
-		ids[i] = id.String()
+		ids[i] = e.ID.String()
 	}
 	return []any{recordTypes, recordKeys, types, payloads, headers, ids}, nil
 }
@@ -152,7 +151,8 @@ func addError(n int, err error) error {
 	case pg.Code == "3F000", pg.Code == "42883", pg.Code == "42P01":
 		return fmt.Errorf("%w: %w", ErrNotMigrated, err)
 	case pg.Code == "42501":
-		return fmt.Errorf("outbox: add %d events: this role may not write the outbox, see baton migrate grants --writer: %w", n, err)
+		return fmt.Errorf("outbox: add %d events: this role may not write the outbox, see baton migrate grants --writer: %w",
+			n, err)
 	}
 	return fmt.Errorf("outbox: add %d events: %w", n, err)
 }

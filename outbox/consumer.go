@@ -176,7 +176,8 @@ func (c *consumer) alone(ctx context.Context) (found bool, err error) {
 	if err := c.r.budget.acquireAll(ctx); err != nil {
 		return false, err
 	}
-	claim, err := c.lock(ctx, lease.Limits{Records: 1, Events: c.r.cfg.ClaimEvents, Bytes: c.r.cfg.ClaimBytes, Alone: true})
+	limits := lease.Limits{Records: 1, Events: c.r.cfg.ClaimEvents, Bytes: c.r.cfg.ClaimBytes, Alone: true}
+	claim, err := c.lock(ctx, limits)
 	works := c.works(claim)
 	if err != nil || len(works) == 0 {
 		c.r.budget.releaseAll()
@@ -187,8 +188,8 @@ func (c *consumer) alone(ctx context.Context) (found bool, err error) {
 	if claims := claim.Records[0].Claims; claims >= c.r.cfg.ClaimsMax && len(w.run.Events) > 0 {
 		head := w.run.Events[0]
 		if c.r.policyOf(head.Record.Type) == Park {
-			reason := fmt.Sprintf("%d claims of it ended without a verdict, the last %d with nothing beside it: it may kill its relay",
-				claims, claims-lease.SuspectAfter)
+			reason := fmt.Sprintf("%d claims of it ended without a verdict, the last %d with nothing beside it: "+
+				"it may kill its relay", claims, claims-lease.SuspectAfter)
 			c.r.stats.parked.Add(1)
 			c.r.log.Warn("record parked", "record_type", head.Record.Type, "record_key", head.Record.Key,
 				"position", head.Position, "reason", reason)

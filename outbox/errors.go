@@ -50,7 +50,7 @@ func ClassOf(err error) Class {
 // ErrNotMigrated: the outbox is not in this database.
 var ErrNotMigrated = errors.New("outbox: the outbox is not in this database: run baton migrate up")
 
-// ErrTooManyGates: one transaction would hold the gates of more records than baton.gates_max (256).
+// ErrTooManyGates: one transaction would hold the gates of more records than the setting baton_limits.gates (256).
 var ErrTooManyGates = errors.New("outbox: too many records in one transaction")
 
 // FieldError says which field of which event Add refused, and the limit it broke. Nothing was written.

@@ -1,6 +1,7 @@
 package outbox
 
 import (
+	"fmt"
 	"time"
 
 	"github.com/google/uuid"
@@ -49,6 +50,17 @@ type Event struct {
 	Position int64
 	// CreatedAt is the database's clock when the event was written.
 	CreatedAt time.Time
+}
+
+// identify gives the event an ID where it has none.
+func (e *Event) identify() (err error) {
+	if e.ID != uuid.Nil {
+		return nil
+	}
+	if e.ID, err = uuid.NewV7(); err != nil {
+		return fmt.Errorf("outbox: make event id: %w", err)
+	}
+	return nil
 }
 
 // bytes is what the event counts for against limits in bytes: its payload.

@@ -8,11 +8,8 @@ import (
 
 // problem names the first field that breaks a limit, and how; "" if none does.
 func (e *Event) problem() (field, reason string) {
-	if !isRecordType(e.Record.Type) {
-		return "record type", fmt.Sprintf(`must have 1 to %d letters, digits, ".", "_" or "-"`, RecordTypeBytesMax)
-	}
-	if reason := textProblem(e.Record.Key, RecordKeyBytesMax); reason != "" {
-		return "record key", reason
+	if field, reason := e.Record.problem(); field != "" {
+		return field, reason
 	}
 	if reason := textProblem(e.Type, TypeBytesMax); reason != "" {
 		return "type", reason
@@ -22,6 +19,17 @@ func (e *Event) problem() (field, reason string) {
 	}
 	if reason := headersProblem(e.Headers); reason != "" {
 		return "headers", reason
+	}
+	return "", ""
+}
+
+// problem is the event's, as far as it is its record's.
+func (r Record) problem() (field, reason string) {
+	if !isRecordType(r.Type) {
+		return "record type", fmt.Sprintf(`must have 1 to %d letters, digits, ".", "_" or "-"`, RecordTypeBytesMax)
+	}
+	if reason := textProblem(r.Key, RecordKeyBytesMax); reason != "" {
+		return "record key", reason
 	}
 	return "", ""
 }

@@ -4,13 +4,10 @@ import (
 	"bytes"
 	"container/heap"
 	"context"
-	"fmt"
 	"maps"
 	"slices"
 	"sync"
 	"time"
-
-	"github.com/google/uuid"
 
 	"github.com/batonrelay/baton/lease"
 )
@@ -70,11 +67,8 @@ func (m *Memory) Add(ctx context.Context, events ...Event) ([]int64, error) {
 	positions := make([]int64, len(events))
 	now := time.Now()
 	for i, e := range events {
-		if e.ID == uuid.Nil {
-			var err error
-			if e.ID, err = uuid.NewV7(); err != nil {
-				return nil, fmt.Errorf("outbox: make event id: %w", err)
-			}
+		if err := e.identify(); err != nil {
+			return nil, err
 		}
 		m.position++
 		e.Position, e.CreatedAt, e.Payload = m.position, now, bytes.Clone(e.Payload)
@@ -164,7 +158,8 @@ func (m *Memory) pick(c *Claim, limits lease.Limits, now time.Time) []*memoryRec
 func (m *Memory) Extend(ctx context.Context, held []lease.Held) (time.Time, error) {
 	now := time.Now()
 	until := now.Add(m.lease)
-	return until, m.each(ctx, len(held), func(i int) lease.Held { return held[i] }, func(r *memoryRecord, _ int) bool {
+	named := func(i int) lease.Held { return held[i] }
+	return until, m.each(ctx, len(held), named, func(r *memoryRecord, _ int) bool {
 		alive := r.queue == &m.leased && r.at.After(now)
 		if alive {
 			m.leased.put(r, until)
@@ -176,7 +171,8 @@ func (m *Memory) Extend(ctx context.Context, held []lease.Held) (time.Time, erro
 // Unlock ends leases with work left.
 func (m *Memory) Unlock(ctx context.Context, releases []lease.Release) error {
 	now := time.Now()
-	return m.each(ctx, len(releases), func(i int) lease.Held { return releases[i].Held }, func(r *memoryRecord, i int) bool {
+	held := func(i int) lease.Held { return releases[i].Held }
+	return m.each(ctx, len(releases), held, func(r *memoryRecord, i int) bool {
 		m.store(r, releases[i].Stored)
 		r.attempts = releases[i].Attempts
 		r.parked = r.parked || releases[i].Park
@@ -191,7 +187,8 @@ func (m *Memory) Unlock(ctx context.Context, releases []lease.Release) error {
 // Remove acknowledges.
 func (m *Memory) Remove(ctx context.Context, acks []lease.Ack) error {
 	now := time.Now()
-	return m.each(ctx, len(acks), func(i int) lease.Held { return acks[i].Held }, func(r *memoryRecord, i int) bool {
+	held := func(i int) lease.Held { return acks[i].Held }
+	return m.each(ctx, len(acks), held, func(r *memoryRecord, i int) bool {
 		m.store(r, acks[i].Last)
 		m.free(r, now)
 		return true

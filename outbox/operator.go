@@ -34,7 +34,8 @@ select count(*) filter (where ready_at <= clock and locked_until <= clock),
 const eventsSampleSQL = `
 select count(*), coalesce(sum(waits), 0)::bigint
   from (select id, next_position from baton.record order by id limit $1) r
-  cross join lateral (select count(*) as waits from baton.event e where e.record = r.id and e.position >= r.next_position) e`
+  cross join lateral (select count(*) as waits from baton.event e
+                       where e.record = r.id and e.position >= r.next_position) e`
 
 // oldestSQL finds the age of the oldest event that waits for a relay: positions grow with time, so it is among
 // the heads of the records that have got least far. Parked records wait for an operator, and are left out.
@@ -47,7 +48,8 @@ select coalesce(extract(epoch from clock_timestamp() - min(e.created_at)), 0)::f
 // parkedSQL lists parked records with the event at which each stands. Without one the record is named by its
 // last event, or by who parked it. $1 limit.
 const parkedSQL = `
-select r.id, coalesce(head.record_type, past.record_type, act.record_type, ''), coalesce(head.record_key, past.record_key, act.record_key, ''),
+select r.id, coalesce(head.record_type, past.record_type, act.record_type, ''),
+       coalesce(head.record_key, past.record_key, act.record_key, ''),
        coalesce(head.position, 0), coalesce(head.type, ''), head.created_at, r.attempts, coalesce(r.last_error, '')
   from (select * from baton.record where ready_at = 'infinity' order by next_position limit $1) r
   left join lateral (select e.record_type, e.record_key, e.position, e.type, e.created_at from baton.event e
@@ -227,9 +229,9 @@ func (o *Operator) Skip(ctx context.Context, r Record, reason string) (position 
 
 // AcceptTopic lets relays write a topic with another partition count. Records move to other partitions
 // with it: everything must have been consumed before. It returns the count before, or 0.
-func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int32, reason string) (before int32, err error) {
+func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int32, reason string) (int32, error) {
 	var old *int32
-	err = o.pool.QueryRow(ctx, o.in(`select baton.accept_topic($1, $2, $3)`), topic, partitions, reason).Scan(&old)
+	err := o.pool.QueryRow(ctx, o.in(`select baton.accept_topic($1, $2, $3)`), topic, partitions, reason).Scan(&old)
 	if err != nil {
 		return 0, fmt.Errorf("outbox: accept topic %s: %w", topic, err)
 	}
@@ -241,11 +243,8 @@ func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int
 
 // act runs READ COMMITTED, whatever the role's default is: the functions look again after they have the gate.
 func (o *Operator) act(ctx context.Context, verb string, r Record, do func(pgx.Tx) error) error {
-	if !isRecordType(r.Type) {
-		return fmt.Errorf(`%w: its type must have 1 to %d letters, digits, ".", "_" or "-"`, ErrNoRecord, RecordTypeBytesMax)
-	}
-	if reason := textProblem(r.Key, RecordKeyBytesMax); reason != "" {
-		return fmt.Errorf("%w: its key %s", ErrNoRecord, reason)
+	if field, reason := r.problem(); field != "" {
+		return fmt.Errorf("%w: the %s %s", ErrNoRecord, field, reason)
 	}
 	err := pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 	if err != nil {

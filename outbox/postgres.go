@@ -22,7 +22,8 @@ import (
 // $1 ids, $2 firsts, $3 lasts.
 const eventsSQL = `
 select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_key, e.type, e.headers::text, e.payload,
-       case when e.position = c.first then (select max(g.position) from baton.gap g where g.record = c.id and g.position < c.first) end
+       case when e.position = c.first
+            then (select max(g.position) from baton.gap g where g.record = c.id and g.position < c.first) end
   from unnest($1::bigint[], $2::bigint[], $3::bigint[]) c(id, first, last)
  cross join lateral (
        select record, position, created_at, event_id, record_type, record_key, type, headers, payload
@@ -55,6 +56,8 @@ type PostgresConfig struct {
 	Retention time.Duration // how long published events stay; 0 is 24 h
 	// RetentionEventsPerSecond bounds the deletes; 0 is 20,000.
 	RetentionEventsPerSecond int
+	// Log; nil is slog.Default().
+	Log *slog.Logger
 }
 
 // Postgres is the EventRepo in PostgreSQL.
@@ -84,6 +87,9 @@ func NewPostgres(pool *pgxpool.Pool, cfg PostgresConfig) (*Postgres, error) {
 	}
 	if cfg.RetentionEventsPerSecond == 0 {
 		cfg.RetentionEventsPerSecond = 20_000
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.Default()
 	}
 	id := rand.Int64()
 	keeper, err := lease.New(pool, lease.Config{Schema: cfg.Schema, Lease: cfg.Lease, Instance: id})
@@ -203,14 +209,16 @@ func (p *Postgres) setAside(ctx context.Context, c *Claim) error {
 		}
 		broken = append(broken, lease.Release{
 			Held: lease.Held{ID: r.ID, Token: c.Token}, Attempts: r.Attempts, Park: true,
-			Err: fmt.Sprintf("events %d to %d were claimed and are not all there: who deletes from the event table?", r.First, r.Last),
+			Err: fmt.Sprintf("events %d to %d were claimed and are not all there: who deletes from the event table?",
+				r.First, r.Last),
 		})
 	}
 	if len(broken) == 0 {
 		return nil
 	}
 	c.Records, c.Runs = records, runs
-	slog.ErrorContext(ctx, "records parked: their events are missing", "records", len(broken), "reason", broken[0].Err)
+	p.cfg.Log.ErrorContext(ctx, "records parked: their events are missing",
+		"records", len(broken), "reason", broken[0].Err)
 	return p.keeper.Release(ctx, broken)
 }
 

@@ -155,7 +155,7 @@ func (r *Relay) settleRest(ctx context.Context) error {
 
 // Close stops the relay as the end of Run's context does, and waits for it at most the configured drain.
 func (r *Relay) Close() error {
-	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Drain)
+	ctx, cancel := context.WithTimeout(context.Background(), r.cfg.Drain) // io.Closer: the caller has no context to give
 	defer cancel()
 	return r.CloseCtx(ctx)
 }

@@ -84,7 +84,8 @@ func (c RelayConfig) Validate() error {
 	}
 	check(c.ClaimRecords >= 1 && c.ClaimRecords <= 10_000, "ClaimRecords", c.ClaimRecords, "1 to 10000")
 	check(c.ClaimEvents >= c.ClaimRecords, "ClaimEvents", c.ClaimEvents, "at least ClaimRecords")
-	check(c.ClaimBytes >= PayloadBytesMax, "ClaimBytes", c.ClaimBytes, fmt.Sprintf("at least %d, one payload", PayloadBytesMax))
+	onePayload := fmt.Sprintf("at least %d, one payload", PayloadBytesMax)
+	check(c.ClaimBytes >= PayloadBytesMax, "ClaimBytes", c.ClaimBytes, onePayload)
 	check(c.InFlightEvents >= c.ClaimEvents, "InFlightEvents", c.InFlightEvents, "at least ClaimEvents")
 	check(c.InFlightBytes >= c.ClaimBytes, "InFlightBytes", c.InFlightBytes, "at least ClaimBytes")
 	check(c.PollMin > 0, "PollMin", c.PollMin, "positive")

@@ -31,9 +31,11 @@ type RelayStats struct {
 }
 
 type counters struct {
-	claims, claimed, stale, empty, published, acked, released, lost, extended, parked, jobRetries, claimErrors atomic.Int64
-	failed                                                                                                     [BadEvent + 1]atomic.Int64
-	repoProblem                                                                                                atomic.Pointer[error]
+	claims, claimed, stale, empty, claimErrors         atomic.Int64
+	published, acked, released, lost, extended, parked atomic.Int64
+	jobRetries                                         atomic.Int64
+	failed                                             [BadEvent + 1]atomic.Int64 // by class
+	repoProblem                                        atomic.Pointer[error]
 }
 
 // Stats may be called at any time.
@@ -42,8 +44,9 @@ func (r *Relay) Stats() RelayStats {
 		Claims: r.stats.claims.Load(), RecordsClaimed: r.stats.claimed.Load(), StaleClaimed: r.stats.stale.Load(),
 		EmptyClaimed: r.stats.empty.Load(), Published: r.stats.published.Load(), Acked: r.stats.acked.Load(),
 		Released: r.stats.released.Load(), Lost: r.stats.lost.Load(), Extended: r.stats.extended.Load(),
-		Parked: r.stats.parked.Load(), FailedWorld: r.stats.failed[BadWorld].Load(), FailedTopic: r.stats.failed[BadTopic].Load(),
-		FailedEvent: r.stats.failed[BadEvent].Load(), JobRetries: r.stats.jobRetries.Load(), ClaimErrors: r.stats.claimErrors.Load(),
+		Parked: r.stats.parked.Load(), JobRetries: r.stats.jobRetries.Load(), ClaimErrors: r.stats.claimErrors.Load(),
+		FailedWorld: r.stats.failed[BadWorld].Load(), FailedTopic: r.stats.failed[BadTopic].Load(),
+		FailedEvent:    r.stats.failed[BadEvent].Load(),
 		EventsInFlight: r.hand.events.Load(), BytesInFlight: r.hand.bytes.Load(), LogProblem: r.health.problem(),
 	}
 	if p := r.stats.repoProblem.Load(); p != nil {

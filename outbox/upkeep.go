@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -54,7 +53,7 @@ func (p *Postgres) Maintain(ctx context.Context) error {
 	defer tick.Stop()
 	for ctx.Err() == nil {
 		if err := p.maintainOnce(ctx); err != nil && ctx.Err() == nil {
-			slog.DebugContext(ctx, "upkeep", "err", err)
+			p.cfg.Log.DebugContext(ctx, "upkeep", "err", err)
 		}
 		select {
 		case <-tick.C:
@@ -111,7 +110,7 @@ func (p *Postgres) abandon(ctx context.Context, token int64) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	if err := p.releaseAbandoned(ctx); err != nil {
-		slog.DebugContext(ctx, "release abandoned claims", "err", err)
+		p.cfg.Log.DebugContext(ctx, "release abandoned claims", "err", err)
 	}
 }
 
@@ -169,7 +168,7 @@ func (p *Postgres) retain(ctx context.Context) {
 func (p *Postgres) retentionWent(ctx context.Context, err error) {
 	failed := err != nil && ctx.Err() == nil
 	if p.upkeep.retentionFails.Swap(failed) != failed && failed {
-		slog.WarnContext(ctx, "published events are not deleted", "err", err)
+		p.cfg.Log.WarnContext(ctx, "published events are not deleted", "err", err)
 	}
 }
 

@@ -146,7 +146,8 @@ func write[T any](ctx context.Context, p *workerPool, deadline time.Time, items 
 		return retry.RetryableError(err)
 	})
 	if err != nil {
-		p.r.log.Warn("leases not settled in time: they end by themselves", "leases", len(items), "err", errors.Join(err, last))
+		p.r.log.Warn("leases not settled in time: they end by themselves",
+			"leases", len(items), "err", errors.Join(err, last))
 	}
 	return lost + len(items)
 }

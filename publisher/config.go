@@ -10,9 +10,12 @@ import (
 	"github.com/IBM/sarama"
 )
 
-// maxMessageBytesDefault is a broker's default limit for a batch, less what the batch itself adds to its only
-// message. The largest event that the outbox accepts fits.
-const maxMessageBytesDefault = 1_048_588 - 61
+// batchBytes is what a batch adds to its only message.
+const batchBytes = 61
+
+// maxMessageBytesDefault makes the most of a broker's default limit, which is for a batch. The largest event that the
+// outbox accepts fits.
+const maxMessageBytesDefault = 1_048_588 - batchBytes
 
 // Config says where and how to publish.
 type Config struct {

@@ -19,15 +19,6 @@ const (
 	KeyAndType KeyForm = "type/key" // record type, '/', record key: for topics that several record types share
 )
 
-// Policy says what the relay does with a record whose event can never be stored as it is.
-type Policy string
-
-// The policies.
-const (
-	Park  Policy = "park"  // the record waits in place, others flow
-	Block Policy = "block" // the record is tried again for ever
-)
-
 // topicSuffix makes the default topic out of a record type.
 const topicSuffix = ".events"
 
@@ -43,7 +34,7 @@ type Route struct {
 	// Topic "" is the default: the record type and ".events".
 	Topic  string
 	Key    KeyForm
-	Policy Policy
+	Policy outbox.Policy
 }
 
 // Routing finds the route of a record type: the one that names it, else the one with the longest beginning, else
@@ -95,7 +86,7 @@ func (r Routing) For(recordType string) (Route, error) {
 			"publisher: record type %q is not allowed: add it to BATON_ALLOW (now %s), or stop writing it",
 			recordType, strings.Join(r.allow, ", "))}
 	}
-	route := Route{Key: KeyOnly, Policy: Park}
+	route := Route{Key: KeyOnly, Policy: outbox.Park}
 	for _, candidate := range r.routes {
 		if matches(candidate.Pattern, recordType) {
 			route = candidate
@@ -135,7 +126,7 @@ func (r Routing) Topics() []string {
 func parseRoute(text string) (Route, error) {
 	target, options, _ := strings.Cut(text, ";")
 	pattern, topic, found := strings.Cut(target, "=")
-	route := Route{Pattern: strings.TrimSpace(pattern), Topic: strings.TrimSpace(topic), Key: KeyOnly, Policy: Park}
+	route := Route{Pattern: strings.TrimSpace(pattern), Topic: strings.TrimSpace(topic), Key: KeyOnly, Policy: outbox.Park}
 	if !found {
 		return Route{}, errors.New("it has no '=': write record type=topic")
 	}
@@ -159,9 +150,13 @@ func (r *Route) set(option string) error {
 	case "":
 		return nil
 	case "policy":
-		r.Policy = Policy(value)
-		if r.Policy != Park && r.Policy != Block {
-			return fmt.Errorf("policy %q is unknown: use %s or %s", value, Park, Block)
+		switch value {
+		case outbox.Park.String():
+			r.Policy = outbox.Park
+		case outbox.Block.String():
+			r.Policy = outbox.Block
+		default:
+			return fmt.Errorf("policy %q is unknown: use %s or %s", value, outbox.Park, outbox.Block)
 		}
 	case "key":
 		r.Key = KeyForm(value)
@@ -170,7 +165,7 @@ func (r *Route) set(option string) error {
 		}
 	default:
 		return fmt.Errorf("option %q is unknown: use policy=%s|%s or key=%s|%s",
-			name, Park, Block, KeyOnly, KeyAndType)
+			name, outbox.Park, outbox.Block, KeyOnly, KeyAndType)
 	}
 	return nil
 }

@@ -16,11 +16,11 @@ func TestRoutingPrefersTheNarrowerPattern(t *testing.T) {
 		t.Fatal(err)
 	}
 	for recordType, want := range map[string]Route{
-		"shop.order":      {Pattern: "shop.order", Topic: "orders", Key: KeyAndType, Policy: Block},
-		"shop.order.line": {Pattern: "shop.order.*", Topic: "shop.order.line.events", Key: KeyOnly, Policy: Block},
-		"shop.cart":       {Pattern: "shop.*", Topic: "shop", Key: KeyOnly, Policy: Block},
-		"billing.invoice": {Pattern: "billing.*", Topic: "billing.events", Key: KeyOnly, Policy: Park},
-		"shopping":        {Pattern: "*", Topic: "rest", Key: KeyOnly, Policy: Park},
+		"shop.order":      {Pattern: "shop.order", Topic: "orders", Key: KeyAndType, Policy: outbox.Block},
+		"shop.order.line": {Pattern: "shop.order.*", Topic: "shop.order.line.events", Key: KeyOnly, Policy: outbox.Block},
+		"shop.cart":       {Pattern: "shop.*", Topic: "shop", Key: KeyOnly, Policy: outbox.Block},
+		"billing.invoice": {Pattern: "billing.*", Topic: "billing.events", Key: KeyOnly, Policy: outbox.Park},
+		"shopping":        {Pattern: "*", Topic: "rest", Key: KeyOnly, Policy: outbox.Park},
 	} {
 		got, err := r.For(recordType)
 		if diff := cmp.Diff(want, got); diff != "" || err != nil {
@@ -31,7 +31,7 @@ func TestRoutingPrefersTheNarrowerPattern(t *testing.T) {
 
 func TestZeroRoutingSendsToTheDefaultTopic(t *testing.T) {
 	got, err := Routing{}.For("shop.order")
-	if want := (Route{Topic: "shop.order.events", Key: KeyOnly, Policy: Park}); got != want || err != nil {
+	if want := (Route{Topic: "shop.order.events", Key: KeyOnly, Policy: outbox.Park}); got != want || err != nil {
 		t.Errorf("For = %+v, %v, want %+v", got, err, want)
 	}
 }

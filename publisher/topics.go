@@ -168,10 +168,11 @@ func describe(admin sarama.ClusterAdmin, c Config, topics []string) ([]TopicRepo
 		}
 	}
 	slices.SortFunc(reports, func(a, b TopicReport) int { return strings.Compare(a.Name, b.Name) })
+	if err := configure(admin, reports); err != nil {
+		return nil, err
+	}
 	for i := range reports {
-		if err := reports[i].configure(admin, c); err != nil {
-			return nil, err
-		}
+		reports[i].judge(c)
 	}
 	if len(missing.Topics) > 0 {
 		slices.Sort(missing.Topics)
@@ -190,17 +191,31 @@ func newReport(topic *sarama.TopicMetadata) TopicReport {
 	return r
 }
 
-// configure reads the topic's settings and judges them.
-func (r *TopicReport) configure(admin sarama.ClusterAdmin, c Config) error {
-	entries, err := admin.DescribeConfig(sarama.ConfigResource{
-		Type: sarama.TopicResource, Name: r.Name,
-		ConfigNames: []string{
+// configure reads the topics' settings, in one question.
+func configure(admin sarama.ClusterAdmin, reports []TopicReport) error {
+	topics := make([]*sarama.ConfigResource, len(reports))
+	for i, r := range reports {
+		topics[i] = &sarama.ConfigResource{Type: sarama.TopicResource, Name: r.Name, ConfigNames: []string{
 			"min.insync.replicas", "unclean.leader.election.enable", "cleanup.policy", "max.message.bytes",
-		},
-	})
-	if err != nil {
-		return fmt.Errorf("publisher: describe settings of topic %s: %w", r.Name, err)
+		}}
 	}
+	results, err := admin.DescribeConfigs(topics, sarama.DescribeConfigsOptions{})
+	if err != nil {
+		return fmt.Errorf("publisher: describe settings of %d topics: %w", len(topics), err)
+	}
+	for _, result := range results {
+		if result.ErrorCode != sarama.ErrNoError {
+			return fmt.Errorf("publisher: describe settings of topic %s: %w", result.Name, result.ErrorCode)
+		}
+		i := slices.IndexFunc(reports, func(r TopicReport) bool { return r.Name == result.Name })
+		if err := reports[i].set(result.Configs); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *TopicReport) set(entries []sarama.ConfigEntry) (err error) {
 	for _, entry := range entries {
 		switch entry.Name {
 		case "min.insync.replicas":
@@ -216,7 +231,6 @@ func (r *TopicReport) configure(admin sarama.ClusterAdmin, c Config) error {
 			return fmt.Errorf("publisher: setting %s of topic %s: %w", entry.Name, r.Name, err)
 		}
 	}
-	r.judge(c)
 	return nil
 }
 
@@ -234,7 +248,7 @@ func (r *TopicReport) judge(c Config) {
 		r.warn("cleanup.policy is %s: a late copy of an event after its tombstone brings a removed record back",
 			r.CleanupPolicy)
 	}
-	if most := c.MaxMessageBytes + 61; r.MaxMessageBytes > 0 && r.MaxMessageBytes < most {
+	if most := c.MaxMessageBytes + batchBytes; r.MaxMessageBytes > 0 && r.MaxMessageBytes < most {
 		r.warn("max.message.bytes is %d: batches of up to %d will be refused and sent again one by one",
 			r.MaxMessageBytes, most)
 	}

@@ -72,10 +72,11 @@ func exitCode(ctx context.Context, err error) int {
 		return exitNotFound
 	case errors.Is(err, migrations.ErrRefused):
 		return exitRefused
-	case errors.Is(err, database.ErrUnfit), errors.Is(err, migrations.ErrNotMigrated), errors.Is(err, outbox.ErrNotMigrated),
-		errors.Is(err, errPending), errors.As(err, &missing), errors.Is(err, demo.ErrBroken):
+	case errors.Is(err, database.ErrUnfit), errors.Is(err, demo.ErrBroken), errors.Is(err, errPending),
+		errors.Is(err, migrations.ErrNotMigrated), errors.Is(err, outbox.ErrNotMigrated), errors.As(err, &missing):
 		return exitProblem
-	case errors.As(err, &db) && (db.Connect || db.Away), errors.Is(err, migrations.ErrConnect), errors.Is(err, sarama.ErrOutOfBrokers):
+	case errors.As(err, &db) && (db.Connect || db.Away), errors.Is(err, migrations.ErrConnect),
+		errors.Is(err, sarama.ErrOutOfBrokers):
 		return exitUnreachable
 	}
 	return exitUnexpected
@@ -83,9 +84,11 @@ func exitCode(ctx context.Context, err error) int {
 
 func newRoot() *cobra.Command {
 	root := group("baton", "Carries events from PostgreSQL to Kafka, in order, across instances that die",
-		newRelay(), newMigrate(), newTopics(), newStatus(), newPark(), newUnpark(), newSkip(), newConfig(), newVersion(), newDemo())
-	root.Long = "Baton carries the events of a transactional outbox from PostgreSQL to Kafka: at least once, in order for each\n" +
-		"record, from any number of instances. It is configured by the environment alone: see baton config show."
+		newRelay(), newMigrate(), newTopics(), newStatus(), newPark(), newUnpark(), newSkip(),
+		newConfig(), newVersion(), newDemo())
+	root.Long = "Baton carries the events of a transactional outbox from PostgreSQL to Kafka: at least once, in order\n" +
+		"for each record, from any number of instances.\n" +
+		"It is configured by the environment alone: see baton config show."
 	root.SilenceUsage, root.SilenceErrors = true, true
 	root.PersistentFlags().StringP("output", "o", "text", "form of what is printed: text or json")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })

@@ -45,7 +45,8 @@ func newMigrateUp() *cobra.Command {
 	return cmd
 }
 
-// clusterID asks Kafka for its name. Brokers that are away are no reason not to migrate: the first relay stores it then.
+// clusterID asks Kafka for its name. Brokers that are away are no reason not to migrate: the first relay
+// stores it then.
 func clusterID(ctx context.Context, stderr io.Writer, c config.Config) string {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()

@@ -20,6 +20,8 @@ type acted struct {
 	Reason     string `json:"reason"`
 }
 
+var errNoReason = usageError{errors.New("--reason is missing: it goes into the audit, as in --reason 'ticket 4711'")}
+
 // verb is a command that acts on one record, with a reason for the audit.
 func verb(use, short, done string,
 	act func(context.Context, *outbox.Operator, outbox.Record, string) (position int64, err error)) *cobra.Command {
@@ -28,7 +30,7 @@ func verb(use, short, done string,
 		Use: use + " TYPE KEY --reason …", Short: short, Args: exactly(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
-				return usageError{errors.New("--reason is missing: it goes into the audit, as in --reason 'ticket 4711'")}
+				return errNoReason
 			}
 			a := acted{Action: use, RecordType: args[0], RecordKey: args[1], Reason: reason}
 			return withOperator(cmd, func(ctx context.Context, o *outbox.Operator) (err error) {

@@ -24,16 +24,14 @@ const closeTimeout = 2 * time.Second
 func newRelay() *cobra.Command {
 	return &cobra.Command{
 		Use: "relay", Short: "Carry events from the outbox to Kafka until a signal comes", Args: exactly(0),
-		Long: "Claims events and publishes them. Any number may run on one outbox. The first SIGINT or SIGTERM drains: what is\n" +
-			"in flight is finished and acknowledged, the rest released. The second one exits at once.",
+		Long: "Claims events and publishes them. Any number may run on one outbox. The first SIGINT or SIGTERM drains:\n" +
+			"what is in flight is finished and acknowledged, the rest released. The second one exits at once.",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := load(config.Database, config.Kafka)
 			if err != nil {
 				return err
 			}
-			log := newLog(c)
-			slog.SetDefault(log)
-			return (&relay{config: c, log: log}).run(cmd.Context())
+			return (&relay{config: c, log: newLog(c)}).run(cmd.Context())
 		},
 	}
 }
@@ -56,7 +54,7 @@ type relay struct {
 	pool   *pgxpool.Pool
 	pooler string
 	repo   *outbox.Postgres
-	topics *topics
+	topics *topicBook
 
 	starting waiting
 	engine   atomic.Pointer[outbox.Relay]
@@ -132,7 +130,8 @@ func (r *relay) carry(ctx context.Context) error {
 		"lease", r.config.Lease.String(), "brokers", r.config.KafkaBrokers)
 	err = engine.Run(ctx)
 	s := engine.Stats()
-	r.log.Info("relay ended", "published", s.Published, "acked", s.Acked, "released", s.Released, "lost", s.Lost, "err", err)
+	r.log.Info("relay ended",
+		"published", s.Published, "acked", s.Acked, "released", s.Released, "lost", s.Lost, "err", err)
 	return err
 }
 

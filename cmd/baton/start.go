@@ -44,7 +44,8 @@ func (r *relay) start(ctx, background context.Context, work *sync.WaitGroup) err
 	if err != nil {
 		return err
 	}
-	if r.repo, err = outbox.NewPostgres(r.pool, r.config.Postgres(thisBuild().Version, r.pooler)); err != nil {
+	repo := r.config.Postgres(thisBuild().Version, r.pooler, r.log)
+	if r.repo, err = outbox.NewPostgres(r.pool, repo); err != nil {
 		return err
 	}
 	work.Go(func() {
@@ -70,7 +71,7 @@ func (r *relay) start(ctx, background context.Context, work *sync.WaitGroup) err
 	return nil
 }
 
-// reach tries until it succeeds. It says so once for each outage; readiness always does.
+// reach tries until it succeeds. It logs once that it must; readiness always says so.
 func (r *relay) reach(ctx context.Context, starting *atomic.Pointer[error], server string,
 	try func(context.Context) error, again func(error) bool) error {
 	b := retry.WithJitterPercent(20, retry.WithCappedDuration(startPauseMax, retry.NewExponential(startPauseMin)))
@@ -102,7 +103,8 @@ func (r *relay) reach(ctx context.Context, starting *atomic.Pointer[error], serv
 func (r *relay) openDatabase(ctx context.Context) (err error) {
 	c := r.config
 	r.pool, r.pooler, err = database.Open(ctx, database.Options{
-		URL: string(c.DatabaseURL), Pooler: c.Pooler, Application: database.ApplicationName(c.Instance), Connections: c.Consumers + c.Workers + 3,
+		URL: string(c.DatabaseURL), Pooler: c.Pooler, Application: database.ApplicationName(c.Instance),
+		Connections: c.Consumers + c.Workers + 3,
 	})
 	if err != nil {
 		return err

@@ -84,13 +84,14 @@ func printCounts(w io.Writer, s outbox.Status) {
 	if s.EventsEstimated {
 		events = "≈" + events
 	}
+	oldest := time.Duration(s.OldestSeconds * float64(time.Second))
 	lines := [][3]string{
 		{"deferred", count(s.Deferred), "records are due"},
 		{"leased", count(s.Leased), "records are being published"},
 		{"backing off", count(s.BackingOff), "records wait after a failure"},
 		{"parked", count(s.Parked), "records wait for an operator"},
 		{"events", events, "wait in all of them"},
-		{"oldest", age(time.Duration(s.OldestSeconds * float64(time.Second))), "is the age of the oldest that waits for a relay"},
+		{"oldest", age(oldest), "is the age of the oldest that waits for a relay"},
 	}
 	if s.Stale > 0 {
 		lines[0][2] += fmt.Sprintf(", %s of them after a lease that ran out", count(s.Stale))
@@ -173,7 +174,8 @@ func shellWord(s string) string {
 	if s != "" && !strings.ContainsFunc(s, func(r rune) bool { return !plain(r) }) {
 		return s
 	}
-	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) { // bash's way to write what cannot be printed
+	if strings.ContainsFunc(s, func(r rune) bool { return !unicode.IsPrint(r) }) {
+		// bash's way to write what cannot be printed
 		return "$'" + strings.ReplaceAll(strings.Trim(strconv.Quote(s), `"`), "'", `\'`) + "'"
 	}
 	return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'"

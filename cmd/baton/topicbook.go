@@ -33,9 +33,9 @@ select t.name, t.partitions from baton.topic t join found on found.name = t.name
 
 const topicsEvery = 10 * time.Second
 
-// topics knows with how many partitions each topic was first published to. The publisher sends nothing to
+// topicBook knows with how many partitions each topic was first published to. The publisher sends nothing to
 // a topic that has another count by now: its records would be in two partitions each.
-type topics struct {
+type topicBook struct {
 	pool      *pgxpool.Pool
 	sql       string
 	publisher publisher.Config
@@ -46,8 +46,8 @@ type topics struct {
 	unseen   map[string]bool // asked for, and not looked at yet
 }
 
-func newTopicBook(r *relay) *topics {
-	t := &topics{
+func newTopicBook(r *relay) *topicBook {
+	t := &topicBook{
 		pool: r.pool, sql: schema.In(acceptSQL, r.config.Schema), publisher: r.config.Publisher(), log: r.log,
 		unseen: map[string]bool{},
 	}
@@ -56,7 +56,7 @@ func newTopicBook(r *relay) *topics {
 }
 
 // partitions is asked for every message: 0, any count, until the topic has been looked at.
-func (t *topics) partitions(topic string) int32 {
+func (t *topicBook) partitions(topic string) int32 {
 	if n, seen := (*t.accepted.Load())[topic]; seen {
 		return n
 	}
@@ -67,7 +67,7 @@ func (t *topics) partitions(topic string) int32 {
 }
 
 // lookAtStart says what would otherwise show with the first event.
-func (t *topics) lookAtStart(ctx context.Context) {
+func (t *topicBook) lookAtStart(ctx context.Context) {
 	for _, topic := range t.publisher.Routes.Topics() {
 		t.unseen[topic] = true
 	}
@@ -93,7 +93,7 @@ func (t *topics) lookAtStart(ctx context.Context) {
 }
 
 // run looks at topics that came up since, and at what operators have accepted, until ctx ends.
-func (t *topics) run(ctx context.Context) {
+func (t *topicBook) run(ctx context.Context) {
 	tick := time.NewTicker(topicsEvery)
 	defer tick.Stop()
 	for {
@@ -109,7 +109,7 @@ func (t *topics) run(ctx context.Context) {
 }
 
 // look learns the accepted partition counts of all topics that were asked for. A missing one stays unseen.
-func (t *topics) look(ctx context.Context) ([]publisher.TopicReport, error) {
+func (t *topicBook) look(ctx context.Context) ([]publisher.TopicReport, error) {
 	t.mu.Lock()
 	names := slices.AppendSeq(slices.Collect(maps.Keys(t.unseen)), maps.Keys(*t.accepted.Load()))
 	t.mu.Unlock()
@@ -122,7 +122,7 @@ func (t *topics) look(ctx context.Context) ([]publisher.TopicReport, error) {
 	return reports, errors.Join(err, t.accept(ctx, reports))
 }
 
-func (t *topics) accept(ctx context.Context, reports []publisher.TopicReport) error {
+func (t *topicBook) accept(ctx context.Context, reports []publisher.TopicReport) error {
 	if len(reports) == 0 {
 		return nil
 	}

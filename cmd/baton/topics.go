@@ -18,7 +18,8 @@ import (
 const topicsTimeout = 30 * time.Second
 
 func newTopics() *cobra.Command {
-	return group("topics", "Create the topics that events go to, and look at them", newTopicsEnsure(), newTopicsCheck(), newTopicsAccept())
+	return group("topics", "Create the topics that events go to, and look at them",
+		newTopicsEnsure(), newTopicsCheck(), newTopicsAccept())
 }
 
 func newTopicsEnsure() *cobra.Command {
@@ -31,7 +32,7 @@ func newTopicsEnsure() *cobra.Command {
 		Long: "Creates the topics of BATON_ROUTES and BATON_ALLOW, and those named, where they do not exist.\n" +
 			"A topic that exists is never changed: another partition count would move records in the middle of their lives.",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return withTopics(cmd, args, func(ctx context.Context, c publisher.Config, topics []string) ([]publisher.TopicReport, error) {
+			return withTopics(cmd, args, func(ctx context.Context, c publisher.Config, topics []string) (topicReports, error) {
 				specs := make([]publisher.TopicSpec, len(topics))
 				for i, t := range topics {
 					specs[i] = publisher.TopicSpec{Name: t, Partitions: partitions, ReplicationFactor: replication}
@@ -42,7 +43,8 @@ func newTopicsEnsure() *cobra.Command {
 	}
 	cmd.Flags().Int32Var(&partitions, "partitions", 8,
 		"partitions of a topic that is created; this can never be changed without moving records")
-	cmd.Flags().Int16Var(&replication, "replication-factor", -1, "replicas of a topic that is created; -1 is the brokers' default")
+	cmd.Flags().Int16Var(&replication, "replication-factor", -1,
+		"replicas of a topic that is created; -1 is the brokers' default")
 	return cmd
 }
 
@@ -55,9 +57,11 @@ func newTopicsCheck() *cobra.Command {
 	}
 }
 
+type topicReports = []publisher.TopicReport
+
 // withTopics does something about the topics of the configuration and the arguments, and shows the reports.
 func withTopics(cmd *cobra.Command, args []string,
-	do func(context.Context, publisher.Config, []string) ([]publisher.TopicReport, error)) error {
+	do func(context.Context, publisher.Config, []string) (topicReports, error)) error {
 	c, err := load(config.Kafka)
 	if err != nil {
 		return err

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 
@@ -24,12 +23,13 @@ type accepted struct {
 func newTopicsAccept() *cobra.Command {
 	var reason string
 	cmd := &cobra.Command{
-		Use: "accept TOPIC --reason …", Short: "Let relays write a topic whose partition count has changed", Args: exactly(1),
-		Long: "A topic whose partition count has changed is stopped, since its records would be in two partitions each. Consume\n" +
-			"everything that is in it, then accept the count that it has now; relays go on within ten seconds.",
+		Use: "accept TOPIC --reason …", Args: exactly(1),
+		Short: "Let relays write a topic whose partition count has changed",
+		Long: "A topic whose partition count has changed is stopped, since its records would be in two partitions each.\n" +
+			"Consume everything that is in it, then accept the count that it has now; relays go on within ten seconds.",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
-				return usageError{errors.New("--reason is missing: it goes into the audit, as in --reason 'ticket 4711'")}
+				return errNoReason
 			}
 			c, err := load(config.Database, config.Kafka)
 			if err != nil {

@@ -38,7 +38,8 @@ func (c *Config) checkDatabase(m *mistakes, needs []Need) {
 			m.add(databaseURL, "is not set, nor DATABASE_URL, nor PGHOST")
 		}
 	}
-	for name, url := range map[string]Secret{databaseURL: c.DatabaseURL, "BATON_DATABASE_DIRECT_URL": c.DatabaseDirectURL} {
+	urls := map[string]Secret{databaseURL: c.DatabaseURL, "BATON_DATABASE_DIRECT_URL": c.DatabaseDirectURL}
+	for name, url := range urls {
 		if url == "" {
 			continue
 		}
@@ -87,12 +88,13 @@ func (c *Config) checkKafka(m *mistakes, needs []Need) {
 
 func (c *Config) checkNames(m *mistakes) {
 	if err := schema.Check(c.Schema); err != nil {
-		m.add("BATON_SCHEMA", fmt.Sprintf("is %s: must be 1 to 63 small letters, digits or '_', not begin with a digit or pg_", quoted(c.Schema)))
+		m.add("BATON_SCHEMA", fmt.Sprintf("is %s: must be 1 to 63 small letters, digits or '_', "+
+			"not begin with a digit or pg_", quoted(c.Schema)))
 	}
 	for name, text := range map[string]string{
 		"BATON_SOURCE": c.Source, "BATON_INSTANCE": c.Instance, "BATON_KAFKA_CLIENT_ID": c.KafkaClientID,
 	} {
-		if len(text) > 200 || strings.ContainsFunc(text, func(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }) {
+		if len(text) > 200 || strings.ContainsFunc(text, unprintable) {
 			m.add(name, "must be at most 200 bytes that can be printed")
 		}
 	}
@@ -103,16 +105,22 @@ func (c *Config) checkNames(m *mistakes) {
 
 // checkPairs looks at variables that only make sense together.
 func (c *Config) checkPairs(m *mistakes) {
-	m.pair(c.ClaimEvents >= c.ClaimRecords, "BATON_CLAIM_EVENTS", c.ClaimEvents, "at least BATON_CLAIM_RECORDS", c.ClaimRecords)
-	m.pair(c.InFlightEvents >= c.ClaimEvents, "BATON_IN_FLIGHT_EVENTS", c.InFlightEvents, "at least BATON_CLAIM_EVENTS", c.ClaimEvents)
-	m.pair(c.InFlightBytes >= c.ClaimBytes, "BATON_IN_FLIGHT_BYTES", c.InFlightBytes, "at least BATON_CLAIM_BYTES", c.ClaimBytes)
+	m.pair(c.ClaimEvents >= c.ClaimRecords, "BATON_CLAIM_EVENTS", c.ClaimEvents,
+		"at least BATON_CLAIM_RECORDS", c.ClaimRecords)
+	m.pair(c.InFlightEvents >= c.ClaimEvents, "BATON_IN_FLIGHT_EVENTS", c.InFlightEvents,
+		"at least BATON_CLAIM_EVENTS", c.ClaimEvents)
+	m.pair(c.InFlightBytes >= c.ClaimBytes, "BATON_IN_FLIGHT_BYTES", c.InFlightBytes,
+		"at least BATON_CLAIM_BYTES", c.ClaimBytes)
 	m.pair(c.PollMax >= c.PollMin, "BATON_POLL_MAX", c.PollMax, "at least BATON_POLL_MIN", c.PollMin)
 	m.pair(c.BackoffMax >= c.BackoffMin, "BATON_BACKOFF_MAX", c.BackoffMax, "at least BATON_BACKOFF_MIN", c.BackoffMin)
 	// no send starts in the last quarter of a lease
 	trusted := c.Lease - c.Lease/4
 	m.pair(c.SendTimeout <= trusted, "BATON_SEND_TIMEOUT", c.SendTimeout,
-		"at most three quarters of BATON_LEASE, or the lease is shorter than a send may take: at most", trusted.Truncate(time.Millisecond))
+		"at most three quarters of BATON_LEASE, or the lease is shorter than a send may take: at most",
+		trusted.Truncate(time.Millisecond))
 }
+
+func unprintable(r rune) bool { return !unicode.IsPrint(r) || r == unicode.ReplacementChar }
 
 func hostPort(text string, portMin int) bool {
 	host, port, err := net.SplitHostPort(text)

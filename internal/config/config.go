@@ -9,7 +9,7 @@ import (
 )
 
 // Config is the environment, parsed and checked. The tags are the reference: what a variable is, its
-// default, its bounds, an example.
+// default, its bounds, an example. Their lines are long, since a tag cannot be wrapped.
 type Config struct {
 	DatabaseURL       Secret `env:"BATON_DATABASE_URL" is:"the application's database; DATABASE_URL and libpq's PGHOST… are read too" example:"postgres://relay@db:5432/shop"`
 	DatabaseDirectURL Secret `env:"BATON_DATABASE_DIRECT_URL" is:"the same database past any pooler, for migrations" example:"postgres://owner@db:5432/shop"`
@@ -72,10 +72,11 @@ func (c Config) Relay(log *slog.Logger) outbox.RelayConfig {
 
 // policyOf a record type. One that is not allowed has no route, and is parked.
 func (c Config) policyOf(recordType string) outbox.Policy {
-	if route, err := c.Routing.For(recordType); err == nil && route.Policy == publisher.Block {
-		return outbox.Block
+	route, err := c.Routing.For(recordType)
+	if err != nil {
+		return outbox.Park
 	}
-	return outbox.Park
+	return route.Policy
 }
 
 // Publisher is the part that the publisher wants.
@@ -87,9 +88,10 @@ func (c Config) Publisher() publisher.Config {
 }
 
 // Postgres is the part that outbox.NewPostgres wants. version is this build's, pooler what was found.
-func (c Config) Postgres(version, pooler string) outbox.PostgresConfig {
+func (c Config) Postgres(version, pooler string, log *slog.Logger) outbox.PostgresConfig {
 	return outbox.PostgresConfig{
 		Schema: c.Schema, Lease: c.Lease, Name: c.Instance, Version: version, Pooler: pooler, Retention: c.Retention,
+		Log: log,
 	}
 }
 

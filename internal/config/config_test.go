@@ -270,7 +270,7 @@ func FuzzLoad(f *testing.F) {
 	f.Add("9223372036854775807GiB", "BATON_CLAIM_BYTES")
 	f.Fuzz(func(t *testing.T, value, name string) {
 		if !slices.Contains(names, name) || strings.Contains(value, "\x00") {
-			t.Skip("not a variable that an environment can hold")
+			return // not a variable that an environment can hold
 		}
 		c, err := config.Load(least(name+"="+value), config.Database, config.Kafka)
 		if err != nil {

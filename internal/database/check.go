@@ -27,13 +27,15 @@ select coalesce(array_agg(lacks order by lacks), '{}') from (
   select 'usage of the schema' as lacks from n where not has_schema_privilege(n.oid, 'usage')
   union all
   select 'select on ' || relname from c
-   where relname in ('event', 'record', 'gap', 'meta', 'instance', 'topic', 'position') and not has_table_privilege(oid, 'select')
+   where relname in ('event', 'record', 'gap', 'meta', 'instance', 'topic', 'position')
+     and not has_table_privilege(oid, 'select')
   union all
   select 'update on record' from c where relname = 'record' and not has_any_column_privilege(oid, 'update')
   union all
   select 'insert on instance' from c where relname = 'instance' and not has_table_privilege(oid, 'insert')
   union all
-  select 'execute on ' || proname from p where proname in ('ack', 'retain') and not has_function_privilege(oid, 'execute')) l`
+  select 'execute on ' || proname from p
+   where proname in ('ack', 'retain') and not has_function_privilege(oid, 'execute')) l`
 
 // behindSQL compares the sequence with the events. The sequence is read after the statement's snapshot
 // was taken, so no event in sight can be younger; BRIN finds one past it.
@@ -43,7 +45,8 @@ select exists (select from baton.event where position > (select last_value from 
 // onlyBRINSQL goes before it: nothing is found in a healthy outbox, after a scan of the whole table, or of
 // the whole primary key. Only BRIN says so from a few pages, and only a bitmap can use it.
 const onlyBRINSQL = `
-select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true), set_config('enable_indexonlyscan', 'off', true)`
+select set_config('enable_seqscan', 'off', true), set_config('enable_indexscan', 'off', true),
+       set_config('enable_indexonlyscan', 'off', true)`
 
 // ErrUnfit: a relay must not, or cannot, run on what the database holds.
 var ErrUnfit = errors.New("database: not fit for a relay")
@@ -55,7 +58,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 		standby, readOnly, migrated bool
 		role                        string
 	)
-	if err := pool.QueryRow(ctx, schema.In(serverSQL, schemaName)).Scan(&standby, &readOnly, &role, &migrated); err != nil {
+	err := pool.QueryRow(ctx, schema.In(serverSQL, schemaName)).Scan(&standby, &readOnly, &role, &migrated)
+	if err != nil {
 		return Explain(err)
 	}
 	var problems []error
@@ -65,7 +69,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 		problem("the server is a standby, which cannot be written: connect to the primary " +
 			"(target_session_attrs=read-write in DATABASE_URL finds it)")
 	case readOnly:
-		problem("transactions are read-only here: see default_transaction_read_only of the server, the database and the role %s", role)
+		problem("transactions are read-only here: see default_transaction_read_only of the server, "+
+			"the database and the role %s", role)
 	}
 	if !migrated {
 		problem("there is no outbox in schema %s of this database: run baton migrate up", schemaName)
@@ -86,7 +91,8 @@ func Check(ctx context.Context, pool *pgxpool.Pool, schemaName string) error {
 	}
 	if behind {
 		problem("the sequence of positions is behind the events, as after a restore of the data alone, "+
-			"and positions would come twice: run select setval('%[1]s.position', (select max(position) from %[1]s.event))", schemaName)
+			"and positions would come twice: run select setval('%[1]s.position', "+
+			"(select max(position) from %[1]s.event))", schemaName)
 	}
 	return unfit(problems)
 }

@@ -49,7 +49,7 @@ func Open(ctx context.Context, o Options) (pool *pgxpool.Pool, pooler string, er
 		cfg.ConnConfig.RuntimeParams["default_transaction_isolation"] = "read committed"
 	}
 	if pool, err = pgxpool.NewWithConfig(ctx, cfg); err != nil {
-		return nil, "", fmt.Errorf("database: %w", err)
+		return nil, "", fmt.Errorf("database: open pool: %w", err)
 	}
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()

@@ -67,7 +67,8 @@ func Explain(err error) error {
 	case errors.As(err, &dns) && dns.IsNotFound:
 		e.Problem, e.Cure = "nobody knows the host "+dns.Name, checkURL
 	case errors.As(err, &cert):
-		e.Problem, e.Cure = "the certificate of "+server+" is not one that we trust", "check sslrootcert and sslmode in DATABASE_URL"
+		e.Problem = "the certificate of " + server + " is not one that we trust"
+		e.Cure = "check sslrootcert and sslmode in DATABASE_URL"
 	case e.Connect, broken(err):
 		e.Problem, e.Cure, e.Away = server+" does not answer", "is it running, and is the address right?", true
 	default:

@@ -67,7 +67,7 @@ type phase struct {
 func Run(ctx context.Context, opts Options) (err error) {
 	d := &demo{opts: opts, print: newPrinter(opts.Out), journal: trial.NewJournal()}
 	if d.dir, err = os.MkdirTemp("", "baton-demo-"); err != nil {
-		return fmt.Errorf("demo: %w", err)
+		return fmt.Errorf("demo: make folder: %w", err)
 	}
 	defer func() {
 		if err == nil || ctx.Err() != nil {
@@ -144,7 +144,7 @@ func (d *demo) kafkaName() string {
 func (d *demo) findPrograms() error {
 	self, err := os.Executable()
 	if err != nil {
-		return fmt.Errorf("demo: %w", err)
+		return fmt.Errorf("demo: find this program: %w", err)
 	}
 	d.baton.Path, d.shop.Path = self, filepath.Join(filepath.Dir(self), "shop-order-api")
 	if _, err := os.Stat(d.shop.Path); err != nil {
@@ -157,7 +157,7 @@ func (d *demo) findPrograms() error {
 func (d *demo) setUp(ctx context.Context) (err error) {
 	log, err := os.Create(filepath.Join(d.dir, "log"))
 	if err != nil {
-		return fmt.Errorf("demo: %w", err)
+		return fmt.Errorf("demo: create log: %w", err)
 	}
 	d.baton.Log, d.shop.Log = log, log
 	d.baton.Env = map[string]string{
@@ -168,11 +168,12 @@ func (d *demo) setUp(ctx context.Context) (err error) {
 	if err := d.baton.Run(ctx, "migrate", "up"); err != nil {
 		return err
 	}
-	if err := d.baton.Run(ctx, "topics", "ensure", "--partitions", fmt.Sprint(partitions), "--replication-factor", "1"); err != nil {
+	err = d.baton.Run(ctx, "topics", "ensure", "--partitions", fmt.Sprint(partitions), "--replication-factor", "1")
+	if err != nil {
 		return err
 	}
 	if d.pool, err = pgxpool.New(ctx, d.url); err != nil {
-		return fmt.Errorf("demo: %w", err)
+		return fmt.Errorf("demo: open pool: %w", err)
 	}
 	d.print.good("%-18s schema baton, topics %s and %s", "outbox", ordersTopic, invoiceTopic)
 	if err := d.startShop(ctx); err != nil {
@@ -259,10 +260,11 @@ func (d *demo) work(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	writers := trial.Writers{
-		Pool: d.pool, Journal: d.journal, Seed: d.opts.Seed, Writers: 6, Records: 40, RecordType: "shop.order", InsertType: "shop.invoice",
-		Events: d.opts.Events / 2, PerSecond: 350, Payload: 200,
+		Pool: d.pool, Journal: d.journal, Seed: d.opts.Seed, Writers: 6, Records: 40,
+		RecordType: "shop.order", InsertType: "shop.invoice", Events: d.opts.Events / 2, PerSecond: 350, Payload: 200,
 	}
-	d.print.text("\nwriting about %d events: orders over HTTP, transactions that overlap, roll back and INSERT into the outbox", d.opts.Events)
+	d.print.text("\nwriting about %d events: orders over HTTP, transactions that overlap, roll back "+
+		"and INSERT into the outbox", d.opts.Events)
 	var group sync.WaitGroup
 	group.Go(func() {
 		if err := d.customers.run(ctx); err != nil {
@@ -307,7 +309,7 @@ func (d *demo) killOne(ctx context.Context) error {
 		return err
 	}
 	d.takeover = time.Since(start)
-	d.print.good("its records were taken over after %.1f s", time.Since(start).Seconds())
+	d.print.good("its records were taken over after %.1f s", d.takeover.Seconds())
 	return nil
 }
 

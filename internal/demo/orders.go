@@ -86,7 +86,9 @@ func (c *customers) pick(r *rand.Rand) (order, bool) {
 func (c *customers) send(ctx context.Context, method, path string, version int64, r *rand.Rand) error {
 	body := map[string]any{
 		"customer": fmt.Sprintf("customer %d", r.IntN(1000)), "currency": "EUR",
-		"items": []map[string]any{{"sku": fmt.Sprintf("SKU-%04d", r.IntN(10_000)), "quantity": 1 + r.IntN(9), "price_minor": 100 + r.IntN(9900)}},
+		"items": []map[string]any{{
+			"sku": fmt.Sprintf("SKU-%04d", r.IntN(10_000)), "quantity": 1 + r.IntN(9), "price_minor": 100 + r.IntN(9900),
+		}},
 	}
 	if version > 0 {
 		body["version"] = version

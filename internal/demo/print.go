@@ -76,6 +76,7 @@ func (p *printer) progress(done, of int64, format string, args ...any) {
 	if of > 0 {
 		full = int(min(done, of) * width / of)
 	}
-	fmt.Fprintf(p.out, "\r\x1b[K  %s%s %d/%d  %s", strings.Repeat("█", full), strings.Repeat("░", width-full), done, of, rest)
+	bar := strings.Repeat("█", full) + strings.Repeat("░", width-full)
+	fmt.Fprintf(p.out, "\r\x1b[K  %s %d/%d  %s", bar, done, of, rest)
 	p.drawn = true
 }

@@ -31,14 +31,16 @@ func (d *demo) judge(ctx context.Context) error {
 		{"committed", v.Committed, fmt.Sprintf("events of %d records", v.Records)},
 		{"delivered", v.Delivered - v.Duplicates, "of them, read back from " + d.kafkaName()},
 		{"lost", v.Lost, ""},
-		{"from rolled-back", v.FromRolledBack, fmt.Sprintf("of %d events in transactions that were rolled back", d.journal.RolledBack())},
+		{"from rolled-back", v.FromRolledBack,
+			fmt.Sprintf("of %d events in transactions that were rolled back", d.journal.RolledBack())},
 		{"phantoms", v.Phantom, ""},
 		{"order breaks", v.Order + v.Moved, ""},
 		{"duplicates", v.Duplicates, "copies that a consumer drops by their position"},
 	} {
 		d.print.text("  %-17s %7d   %s", n.name, n.value, d.print.paint(dim, n.what))
 	}
-	d.print.text("  %-17s %6.1fs   %s", "takeover", d.takeover.Seconds(), d.print.paint(dim, fmt.Sprintf("until others had the killed relay's records, lease %d s", leaseSeconds)))
+	took := fmt.Sprintf("until others had the killed relay's records, lease %d s", leaseSeconds)
+	d.print.text("  %-17s %6.1fs   %s", "takeover", d.takeover.Seconds(), d.print.paint(dim, took))
 	for _, f := range v.Findings {
 		d.print.bad("%s", f)
 	}

@@ -32,7 +32,6 @@ type set uint8
 
 func only(p uint8) set          { return 1 << (p - 1) }
 func below(p uint8) set         { return only(p) - 1 }
-func (s set) has(p uint8) bool  { return s&only(p) != 0 }
 func (s set) lowest() uint8     { return uint8(bits.TrailingZeros8(uint8(s))) + 1 }
 func (s set) highest() uint8    { return uint8(bits.Len8(uint8(s))) }
 func (s set) from(p uint8) set  { return s &^ below(p) }

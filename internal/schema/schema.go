@@ -17,8 +17,8 @@ var name = regexp.MustCompile(`^[a-z_][a-z0-9_]{0,62}$`)
 // Check refuses names that would need quoting beyond that of reserved words.
 func Check(schema string) error {
 	if !name.MatchString(schema) || strings.HasPrefix(schema, "pg_") {
-		return fmt.Errorf("schema %q: must be 1 to 63 small letters, digits or '_', not begin with a digit or pg_, for example %q",
-			schema, Default)
+		return fmt.Errorf("schema %q: must be 1 to 63 small letters, digits or '_', not begin with a digit or pg_, "+
+			"for example %q", schema, Default)
 	}
 	return nil
 }

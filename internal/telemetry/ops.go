@@ -35,7 +35,8 @@ type Ops struct {
 // Listen binds address, which may end in port 0. Metrics are those of the collectors, of Go and of the process.
 func Listen(address string, checks []Check, metrics ...prometheus.Collector) (*Ops, error) {
 	registry := prometheus.NewRegistry()
-	metrics = append(metrics, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	metrics = append(metrics,
+		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, c := range metrics {
 		if err := registry.Register(c); err != nil {
 			return nil, fmt.Errorf("telemetry: register metrics: %w", err)

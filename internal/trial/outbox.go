@@ -14,7 +14,8 @@ import (
 )
 
 // committedSQL reads all that was ever committed: retention must not have come by yet.
-const committedSQL = `select position, event_id, record_type, record_key, type, payload from baton.event order by position`
+const committedSQL = `
+select position, event_id, record_type, record_key, type, payload from baton.event order by position`
 
 // Committed reads what the outbox holds.
 func Committed(ctx context.Context, pool *pgxpool.Pool) ([]checker.Committed, error) {

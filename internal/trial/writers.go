@@ -171,6 +171,9 @@ func (w Writers) savepoint(ctx context.Context, tx pgx.Tx, events []outbox.Event
 	return inner.Rollback(ctx)
 }
 
+const insertSQL = `
+insert into baton.outbox (id, aggregatetype, aggregateid, type, payload) values ($1, $2, $3, $4, $5)`
+
 // insert is what an application in another language does. Rows are in the order of their keys, so that
 // the gates are taken in one order.
 func insert(ctx context.Context, tx pgx.Tx, recordType string, events []outbox.Event) error {
@@ -178,7 +181,7 @@ func insert(ctx context.Context, tx pgx.Tx, recordType string, events []outbox.E
 	for i := range events {
 		events[i].Record = outbox.Record{Type: recordType, Key: key}
 		e := events[i]
-		_, err := tx.Exec(ctx, `insert into baton.outbox (id, aggregatetype, aggregateid, type, payload) values ($1, $2, $3, $4, $5)`,
+		_, err := tx.Exec(ctx, insertSQL,
 			e.ID.String(), e.Record.Type, e.Record.Key, e.Type, string(e.Payload))
 		if err != nil {
 			return err

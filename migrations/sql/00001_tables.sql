@@ -50,7 +50,7 @@ create table baton.gap (
   primary key (record, position)
 );
 
--- Running relays. A relay writes its row every few seconds and deletes it when it ends.
+-- Running relays. A relay writes its row every second and deletes it when it ends.
 create table baton.instance (
   id         bigint      primary key,
   name       text        not null,

@@ -78,7 +78,8 @@ begin
   if cardinality(held) > gates_max then
     raise exception 'baton: this transaction would write % records, at most % are allowed', cardinality(held), gates_max
       using errcode = 'program_limit_exceeded', constraint = 'gates',
-            hint = 'Write fewer records in one transaction, or raise the setting baton_limits.gates together with max_locks_per_transaction.';
+            hint = 'Write fewer records in one transaction, or raise the setting baton_limits.gates '
+                   'together with max_locks_per_transaction.';
   end if;
   perform set_config('baton_gates.held', held::text, true);
   perform pg_advisory_xact_lock(g) from unnest(gates) g;
@@ -105,8 +106,8 @@ declare
   r bigint;
   p bigint;
 begin
-  if coalesce(cardinality(record_keys), 0) <> n or coalesce(cardinality(types), 0) <> n or coalesce(cardinality(payloads), 0) <> n
-     or cardinality(headers) <> n or cardinality(event_ids) <> n then
+  if coalesce(cardinality(record_keys), 0) <> n or coalesce(cardinality(types), 0) <> n
+     or coalesce(cardinality(payloads), 0) <> n or cardinality(headers) <> n or cardinality(event_ids) <> n then
     raise exception 'baton: the arrays differ in length: % record types, % record keys, % types, % payloads',
       n, cardinality(record_keys), cardinality(types), cardinality(payloads) using errcode = 'invalid_parameter_value';
   end if;
@@ -120,8 +121,10 @@ begin
     into gates, bad
     from unnest(record_types, record_keys, types, payloads, headers) with ordinality u(t, k, y, b, h, o);
   if bad is not null then
-    problem := baton.event_problem(record_types[bad], record_keys[bad], types[bad], payloads[bad], headers[bad], payload_bytes_max);
-    raise exception 'baton: event %: % %', bad - 1, split_part(problem, ': ', 1), substr(problem, strpos(problem, ': ') + 2)
+    problem := baton.event_problem(record_types[bad], record_keys[bad], types[bad], payloads[bad], headers[bad],
+                                   payload_bytes_max);
+    raise exception 'baton: event %: % %',
+        bad - 1, split_part(problem, ': ', 1), substr(problem, strpos(problem, ': ') + 2)
       using errcode = 'invalid_parameter_value', column = split_part(problem, ': ', 1), detail = (bad - 1)::text;
   end if;
   perform baton.take_gates(gates);
@@ -165,12 +168,14 @@ return baton.add(record_types, record_keys, types, payloads, null::jsonb[], null
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload text, headers jsonb default null)
   returns bigint language sql volatile
-return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload, 'UTF8')], array[headers], null))[1];
+return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload, 'UTF8')],
+                  array[headers], null))[1];
 -- +goose StatementEnd
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload jsonb, headers jsonb default null)
   returns bigint language sql volatile
-return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload::text, 'UTF8')], array[headers], null))[1];
+return (baton.add(array[record_type], array[record_key], array[type], array[convert_to(payload::text, 'UTF8')],
+                  array[headers], null))[1];
 -- +goose StatementEnd
 -- +goose StatementBegin
 create function baton.add(record_type text, record_key text, type text, payload bytea, headers jsonb default null)
@@ -220,7 +225,8 @@ create function baton.refuse_update() returns trigger
   language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 begin
-  raise exception 'baton: an event is never changed once it is written' using errcode = 'object_not_in_prerequisite_state';
+  raise exception 'baton: an event is never changed once it is written'
+    using errcode = 'object_not_in_prerequisite_state';
 end $$;
 -- +goose StatementEnd
 create trigger refuse_update instead of update on baton.outbox for each row execute function baton.refuse_update();

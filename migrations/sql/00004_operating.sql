@@ -12,7 +12,8 @@ return (select coalesce(max(e.position), 0) + 1 from baton.event e where e.recor
 -- +goose StatementEnd
 
 -- +goose StatementBegin
-create function baton.write_audit(action text, record_type text, record_key text, at_position bigint, reason text) returns void
+create function baton.write_audit(action text, record_type text, record_key text, at_position bigint, reason text)
+  returns void
   language plpgsql
   set search_path = pg_catalog, pg_temp as $$
 begin
@@ -99,7 +100,8 @@ begin
   select t.partitions into before from baton.topic t where t.name = topic_name for update;
   insert into baton.topic as t (name, partitions) values (topic_name, partition_count)
   on conflict (name) do update set partitions = excluded.partitions, accepted_at = clock_timestamp();
-  perform baton.write_audit(format('accept topic %s: %s to %s partitions', topic_name, coalesce(before::text, 'no'), partition_count),
+  perform baton.write_audit(
+    format('accept topic %s: %s to %s partitions', topic_name, coalesce(before::text, 'no'), partition_count),
     null, null, null, reason);
   return before;
 end $$;
