@@ -136,7 +136,7 @@ select a.id, a.token, exists (select from baton.record r where r.id = a.id and r
 const ackSQL = `select id, token, busy from baton.ack($1::bigint[], $2::bigint[], $3::bigint[], $4)`
 
 // abandonSQL releases whatever a claim took whose answer was lost with its connection. The token is in
-// no index: it walks the due records, once after such a loss. $1 token.
+// no index: it walks the due records, a few times after each such loss. $1 token.
 const abandonSQL = `
 update baton.record
    set locked_until = '-infinity', token = null, locked_by = null, claims = claims - 1

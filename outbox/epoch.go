@@ -2,13 +2,18 @@ package outbox
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"sync"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// epochSQL names the database cluster and its timeline: a failover that lost commits gives their
+// positions out again, under a new timeline.
+const epochSQL = `
+select (select system_identifier from pg_control_system())::text || '-' ||
+       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
 
 // epochMaxAge bounds how long a failover that kept our connections alive (a pooler's) stays unnoticed.
 const epochMaxAge = 10 * time.Second
@@ -41,13 +46,4 @@ func (e *epoch) forget() {
 	e.mu.Lock()
 	e.at = time.Time{}
 	e.mu.Unlock()
-}
-
-func parseHeaders(text *string) (map[string]string, error) {
-	if text == nil {
-		return nil, nil
-	}
-	var h map[string]string
-	err := json.Unmarshal([]byte(*text), &h)
-	return h, err
 }

@@ -30,7 +30,8 @@ func TestRecordWhoseClaimedEventsAreGoneIsParkedAndNeverAcknowledged(t *testing.
 	}
 	for _, key := range []string{"whole", "broken"} {
 		for range 3 {
-			if _, err := repo.Add(t.Context(), outbox.Event{Record: outbox.Record{Type: "shop.order", Key: key}, Type: outbox.Updated}); err != nil {
+			e := outbox.Event{Record: outbox.Record{Type: "shop.order", Key: key}, Type: outbox.Updated}
+			if _, err := repo.Add(t.Context(), e); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -39,7 +40,9 @@ func TestRecordWhoseClaimedEventsAreGoneIsParkedAndNeverAcknowledged(t *testing.
 	_, err = pool.Exec(t.Context(), `
 		create function lose() returns trigger language plpgsql as $$
 		begin
-		  delete from baton.event where record = new.id and record_key = 'broken' and position = (select max(position) from baton.event where record = new.id);
+		  delete from baton.event
+		   where record = new.id and record_key = 'broken'
+		     and position = (select max(position) from baton.event where record = new.id);
 		  return null;
 		end $$;
 		create constraint trigger lose after update on baton.record deferrable initially deferred for each row
@@ -55,7 +58,10 @@ func TestRecordWhoseClaimedEventsAreGoneIsParkedAndNeverAcknowledged(t *testing.
 		t.Errorf("runs = %+v, want the whole record's alone", claim.Runs)
 	}
 	var parked int
-	if err := pool.QueryRow(t.Context(), `select count(*) from baton.record where ready_at = 'infinity' and last_error like '%not all there%'`).Scan(&parked); err != nil {
+	err = pool.QueryRow(t.Context(), `
+		select count(*) from baton.record
+		 where ready_at = 'infinity' and last_error like '%not all there%'`).Scan(&parked)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if parked != 1 {

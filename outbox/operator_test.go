@@ -3,6 +3,7 @@ package outbox_test
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -53,7 +54,10 @@ func order(key string) outbox.Record { return outbox.Record{Type: "shop.order", 
 // audited are the acts on record, oldest first.
 func (d *database) audited() []string {
 	d.t.Helper()
-	return one[[]string](d, `select coalesce(array_agg(action || ' ' || record_key || ' ' || coalesce(position, 0) || ': ' || reason order by id), '{}') from baton.audit`)
+	return one[[]string](d, `
+		select coalesce(array_agg(action || ' ' || record_key || ' ' || coalesce(position, 0) || ': ' || reason order by id),
+		                '{}')
+		  from baton.audit`)
 }
 
 func TestStatusCountsRecordsByState(t *testing.T) {
@@ -78,7 +82,8 @@ func TestStatusCountsRecordsByState(t *testing.T) {
 		}
 	}
 	d.exec("insert into baton.instance (id, name, version, pooler) values (7, 'relay-7', 'v1', 'none')")
-	d.exec("insert into baton.instance (id, name, version, pooler, seen_at) values (8, 'gone', 'v1', 'none', clock_timestamp() - interval '1 min')")
+	d.exec("insert into baton.instance (id, name, version, pooler, seen_at) " +
+		"values (8, 'gone', 'v1', 'none', clock_timestamp() - interval '1 min')")
 	// the oldest event of all waits for an operator, the oldest of the others is a minute old
 	d.exec("update baton.event set created_at = clock_timestamp() - interval '1 day' where record_key = '7'")
 	d.exec("update baton.event set created_at = clock_timestamp() - interval '1 min' where record_key = '0'")
@@ -86,11 +91,14 @@ func TestStatusCountsRecordsByState(t *testing.T) {
 	got := d.status(o)
 	want := outbox.Status{
 		Deferred: 4, Leased: 2, BackingOff: 1, Parked: 1, Stale: 1, Events: 16,
-		Instances:     []outbox.InstanceStatus{{Name: "relay-7", Version: "v1", Pooler: "none", Leases: 2}},
-		ParkedRecords: []outbox.ParkedRecord{{RecordType: "shop.order", RecordKey: "7", Position: 15, Type: "Updated", Attempts: 5, LastError: "too large"}},
+		Instances: []outbox.InstanceStatus{{Name: "relay-7", Version: "v1", Pooler: "none", Leases: 2}},
+		ParkedRecords: []outbox.ParkedRecord{{
+			RecordType: "shop.order", RecordKey: "7", Position: 15, Type: "Updated", Attempts: 5, LastError: "too large",
+		}},
 	}
 	volatile := cmp.Options{
-		cmpopts.IgnoreFields(outbox.Status{}, "OldestSeconds"), cmpopts.IgnoreFields(outbox.InstanceStatus{}, "StartedAt", "SeenAt"),
+		cmpopts.IgnoreFields(outbox.Status{}, "OldestSeconds"),
+		cmpopts.IgnoreFields(outbox.InstanceStatus{}, "StartedAt", "SeenAt"),
 		cmpopts.IgnoreFields(outbox.ParkedRecord{}, "Since", "ID"),
 	}
 	if diff := cmp.Diff(got, want, volatile); diff != "" {
@@ -108,8 +116,10 @@ func TestStatusEstimatesTheEventsOfManyRecords(t *testing.T) {
 	t.Parallel()
 	d := newDatabase(t)
 	d.exec(`insert into baton.event (record, position, bytes, event_id, record_type, record_key, type)
-	        select hashint8extended(r, 0), r * 3 + e, 0, gen_random_uuid(), 't', r::text, 'Updated' from generate_series(1, 6000) r, generate_series(0, r % 3) e`)
-	d.exec(`insert into baton.record (id, next_position, ready_at) select record, min(position), clock_timestamp() from baton.event group by record`)
+	        select hashint8extended(r, 0), r * 3 + e, 0, gen_random_uuid(), 't', r::text, 'Updated'
+	          from generate_series(1, 6000) r, generate_series(0, r % 3) e`)
+	d.exec(`insert into baton.record (id, next_position, ready_at)
+	        select record, min(position), clock_timestamp() from baton.event group by record`)
 	s := d.status(d.operator())
 	if exact := int64(d.events()); !s.EventsEstimated || s.Events < exact*95/100 || s.Events > exact*105/100 {
 		t.Errorf("events = %d, estimated = %v, want about %d", s.Events, s.EventsEstimated, exact)
@@ -134,7 +144,8 @@ func TestParkedRecordWithoutAnEventIsNamedByItsPastOrByWhoParkedIt(t *testing.T)
 			t.Errorf("%s stands at position %d, want none", p.RecordKey, p.Position)
 		}
 	}
-	if diff := cmp.Diff(names, []string{"shop.order published", "shop.order never written"}, cmpopts.SortSlices(func(a, b string) bool { return a < b })); diff != "" {
+	slices.Sort(names)
+	if diff := cmp.Diff(names, []string{"shop.order never written", "shop.order published"}); diff != "" {
 		t.Errorf("parked (-got +want):\n%s", diff)
 	}
 }
@@ -230,7 +241,8 @@ func TestActOnARecordWithoutWorkIsRefusedAndNotAudited(t *testing.T) {
 	if _, err := o.Skip(t.Context(), order("42"), "test"); !errors.Is(err, outbox.ErrNoWork) {
 		t.Errorf("skip: %v, want %v", err, outbox.ErrNoWork)
 	}
-	if err := o.Park(t.Context(), outbox.Record{Type: "shop order", Key: "42"}, "test"); !errors.Is(err, outbox.ErrNoRecord) {
+	err := o.Park(t.Context(), outbox.Record{Type: "shop order", Key: "42"}, "test")
+	if !errors.Is(err, outbox.ErrNoRecord) {
 		t.Errorf("park of a type that cannot be: %v, want %v", err, outbox.ErrNoRecord)
 	}
 	if err := o.Park(t.Context(), order(""), "test"); !errors.Is(err, outbox.ErrNoRecord) {

@@ -2,6 +2,7 @@ package outbox
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -36,12 +37,6 @@ select e.record, e.position, e.created_at, e.event_id, e.record_type, e.record_k
 // when the outbox was empty would scan all of it for each record until statistics tell it better. For the
 // same reason the read of one record is a subquery that is not flattened (offset 0).
 const eventsPlanSQL = `select set_config('enable_seqscan', 'off', true), set_config('enable_bitmapscan', 'off', true)`
-
-// epochSQL names the database cluster and its timeline: a failover that lost commits gives their
-// positions out again, under a new timeline.
-const epochSQL = `
-select (select system_identifier from pg_control_system())::text || '-' ||
-       ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int`
 
 // piecesBytes bounds one read of payloads.
 const piecesBytes = 2 << 20
@@ -246,6 +241,15 @@ func scanEvents(rows pgx.Rows, runs []Run, index map[int64]int) error {
 		run.Events = append(run.Events, e)
 	}
 	return rows.Err()
+}
+
+func parseHeaders(text *string) (map[string]string, error) {
+	if text == nil {
+		return nil, nil
+	}
+	var h map[string]string
+	err := json.Unmarshal([]byte(*text), &h)
+	return h, err
 }
 
 // Extend prolongs leases.

@@ -80,9 +80,13 @@ func TestMistakesInArgumentsEndWithUsage(t *testing.T) {
 
 func TestAllMistakesInTheEnvironmentAreReportedAtOnce(t *testing.T) {
 	t.Parallel()
-	e := environment{"BATON_CONSUMERS": "0", "BATON_LEASE": "soon", "BATON_ROUTES": "shop.order", "BATON_OPS_LISTEN": "here", "BATON_CONSUMER": "1"}
-	e.baton(t, "relay").want(t, 2, "6 mistakes", "BATON_DATABASE_URL is not set", "BATON_KAFKA_BROKERS is not set", "BATON_CONSUMERS is \"0\"",
-		"BATON_LEASE is \"soon\"", "BATON_ROUTES entry 1", "BATON_OPS_LISTEN is \"here\"", "warning: BATON_CONSUMER is set", "is BATON_CONSUMERS meant?")
+	e := environment{
+		"BATON_CONSUMERS": "0", "BATON_LEASE": "soon", "BATON_ROUTES": "shop.order", "BATON_OPS_LISTEN": "here",
+		"BATON_CONSUMER": "1",
+	}
+	e.baton(t, "relay").want(t, 2, "6 mistakes", "BATON_DATABASE_URL is not set", "BATON_KAFKA_BROKERS is not set",
+		`BATON_CONSUMERS is "0"`, `BATON_LEASE is "soon"`, "BATON_ROUTES entry 1", `BATON_OPS_LISTEN is "here"`,
+		"warning: BATON_CONSUMER is set", "is BATON_CONSUMERS meant?")
 }
 
 func TestVersionSaysForWhichSchema(t *testing.T) {
@@ -101,15 +105,18 @@ func TestConfigShowHidesSecretsAndTellsWhereValuesAreFrom(t *testing.T) {
 	for _, f := range list {
 		from[f.Name] = f.Value + " " + f.From
 	}
-	for name, want := range map[string]string{"BATON_DATABASE_URL": "*** DATABASE_URL", "BATON_LEASE": "45s BATON_LEASE", "BATON_DRAIN": "20s default"} {
+	for name, want := range map[string]string{
+		"BATON_DATABASE_URL": "*** DATABASE_URL", "BATON_LEASE": "45s BATON_LEASE", "BATON_DRAIN": "20s default",
+	} {
 		if from[name] != want {
 			t.Errorf("%s = %q, want %q", name, from[name], want)
 		}
 	}
-	if r := e.baton(t, "config", "show").want(t, 0); strings.Contains(r.stdout, canary) || !strings.Contains(r.stdout, "***") {
+	r := e.baton(t, "config", "show").want(t, 0)
+	if strings.Contains(r.stdout, canary) || !strings.Contains(r.stdout, "***") {
 		t.Errorf("the secret is not masked:\n%s", r.stdout)
 	}
-	r := e.with(environment{"BATON_LEASE": "1"}).baton(t, "config", "show").want(t, 2, "BATON_LEASE")
+	r = e.with(environment{"BATON_LEASE": "1"}).baton(t, "config", "show").want(t, 2, "BATON_LEASE")
 	if !strings.Contains(r.stdout, "BATON_DRAIN") {
 		t.Errorf("one mistake hides the other variables:\n%s", r.stdout)
 	}
@@ -124,9 +131,11 @@ func TestNoCommandPrintsASecret(t *testing.T) {
 		t.Fatal(err)
 	}
 	arguments := map[string][]string{
-		"park": {"shop.order", "42", "--reason", "x"}, "unpark": {"shop.order", "42", "--reason", "x"}, "skip": {"shop.order", "42", "--reason", "x"},
+		"park": {"shop.order", "42", "--reason", "x"}, "unpark": {"shop.order", "42", "--reason", "x"},
+		"skip":           {"shop.order", "42", "--reason", "x"},
 		"migrate grants": {"--relay", "r", "--apply"}, "topics ensure": {"orders"}, "topics check": {"orders"},
 	}
+	const other = "postgres://u@127.0.0.1:1/shop"
 	for _, secret := range []environment{
 		{"DATABASE_URL": "postgres://relay:" + canary + "@127.0.0.1:1/shop"},
 		{"DATABASE_URL": "postgres://relay:" + canary + "@127.0.0.1:port/shop"},
@@ -139,15 +148,16 @@ func TestNoCommandPrintsASecret(t *testing.T) {
 		{"DATABASE_URL": "host=127.0.0.1 port=1 user=u password=" + canary + " sslmode=" + canary},
 		{"DATABASE_URL_FILE": file},
 		{"PGHOST": "127.0.0.1", "PGPORT": "1", "PGPASSWORD": canary},
-		{"DATABASE_URL": "postgres://u@127.0.0.1:1/shop", "BATON_DATABASE_DIRECT_URL": "postgres://owner:" + canary + "@127.0.0.1:1/shop"},
-		{"DATABASE_URL": "postgres://u@127.0.0.1:1/shop", "BATON_DATABASE_DIRECT_URL": canary + "://" + canary},
+		{"DATABASE_URL": other, "BATON_DATABASE_DIRECT_URL": "postgres://owner:" + canary + "@127.0.0.1:1/shop"},
+		{"DATABASE_URL": other, "BATON_DATABASE_DIRECT_URL": canary + "://" + canary},
 	} {
 		for _, path := range leaves() {
 			name := strings.Join(path, " ")
 			if name == "demo" || path[0] == "completion" || path[0] == "help" || name == "relay" && !mistaken(secret) {
 				continue // these read no environment; a relay waits for a server that is away
 			}
-			r := secret.with(environment{"BATON_OPS_LISTEN": "off", "BATON_LOG_LEVEL": "debug"}).baton(t, append(path, arguments[name]...)...)
+			e := secret.with(environment{"BATON_OPS_LISTEN": "off", "BATON_LOG_LEVEL": "debug"})
+			r := e.baton(t, append(path, arguments[name]...)...)
 			if strings.Contains(r.stdout+r.stderr, canary) {
 				t.Errorf("baton %s with %v prints the secret:\n%s%s", name, secret, r.stdout, r.stderr)
 			}

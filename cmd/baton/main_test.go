@@ -150,7 +150,8 @@ func newOutboxOn(t *testing.T, url string) *outboxDB {
 	d := &outboxDB{t: t, url: url, admin: admin, recordType: "shop.o" + strings.ToLower(rand.Text())}
 	d.topic = d.recordType + ".events"
 	d.environment = environment{
-		"DATABASE_URL": url, "BATON_KAFKA_BROKERS": strings.Join(clustertest.Kafka(t).Addrs(), ","), "BATON_ALLOW": d.recordType,
+		"DATABASE_URL": url, "BATON_KAFKA_BROKERS": strings.Join(clustertest.Kafka(t).Addrs(), ","),
+		"BATON_ALLOW":      d.recordType,
 		"BATON_OPS_LISTEN": "127.0.0.1:0", "BATON_INSTANCE": "relay-1",
 	}
 	return d
@@ -174,7 +175,8 @@ func (d *outboxDB) exec(sql string, args ...any) {
 func (d *outboxDB) add(n int) {
 	d.t.Helper()
 	for from := 1; from <= n; from += 250 {
-		d.exec("select baton.add($1, i::text, 'Created', '{}'::text) from generate_series($2::int, $3::int) i", d.recordType, from, min(n, from+249))
+		d.exec("select baton.add($1, i::text, 'Created', '{}'::text) from generate_series($2::int, $3::int) i",
+			d.recordType, from, min(n, from+249))
 	}
 }
 
@@ -193,7 +195,8 @@ func (d *outboxDB) role(options string) (name, roleURL string) {
 	d.exec("create role " + name + " login " + options)
 	d.t.Cleanup(func() {
 		ctx := context.Background() // the test's context has ended
-		if _, err := d.admin.Exec(ctx, "drop owned by "+name+"; drop role "+name, pgx.QueryExecModeSimpleProtocol); err != nil {
+		_, err := d.admin.Exec(ctx, "drop owned by "+name+"; drop role "+name, pgx.QueryExecModeSimpleProtocol)
+		if err != nil {
 			d.t.Errorf("drop role %s: %v", name, err)
 		}
 	})

@@ -22,7 +22,9 @@ import (
 func TestStatusParkSkipAndUnparkOfARecord(t *testing.T) {
 	t.Parallel()
 	d := newOutbox(t)
-	if r := d.baton(t, "status").want(t, 0); !strings.Contains(r.stdout, "the outbox is empty") || !strings.Contains(r.stdout, "no relay is running: baton relay") {
+	r := d.baton(t, "status").want(t, 0)
+	if !strings.Contains(r.stdout, "the outbox is empty") ||
+		!strings.Contains(r.stdout, "no relay is running: baton relay") {
 		t.Errorf("status of an empty outbox:\n%s", r.stdout)
 	}
 	d.add(3)
@@ -30,11 +32,15 @@ func TestStatusParkSkipAndUnparkOfARecord(t *testing.T) {
 
 	d.baton(t, "park", d.recordType, "1", "--reason", "ticket 4711").want(t, 0)
 	s := decode[outbox.Status](t, d.baton(t, "status", "-o", "json").want(t, 0))
-	if s.Deferred != 2 || s.Parked != 1 || s.Events != 4 || len(s.ParkedRecords) != 1 || s.ParkedRecords[0].RecordKey != "1" {
+	if s.Deferred != 2 || s.Parked != 1 || s.Events != 4 || len(s.ParkedRecords) != 1 ||
+		s.ParkedRecords[0].RecordKey != "1" {
 		t.Errorf("status = %+v, want two deferred records, one parked, four events", s)
 	}
 	text := d.baton(t, "status").want(t, 0).stdout
-	for _, want := range []string{"deferred", "parked", "ticket 4711", "baton unpark " + d.recordType + " 1 --reason", "baton skip " + d.recordType + " 1 --reason"} {
+	for _, want := range []string{
+		"deferred", "parked", "ticket 4711",
+		"baton unpark " + d.recordType + " 1 --reason", "baton skip " + d.recordType + " 1 --reason",
+	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("status does not say %q:\n%s", want, text)
 		}
@@ -45,7 +51,8 @@ func TestStatusParkSkipAndUnparkOfARecord(t *testing.T) {
 		t.Errorf("skip = %+v, want position 1", skipped)
 	}
 	d.baton(t, "unpark", d.recordType, "1", "--reason", "mended").want(t, 0)
-	if s := decode[outbox.Status](t, d.baton(t, "status", "-o", "json")); s.Deferred != 3 || s.Parked != 0 || s.Events != 3 {
+	s = decode[outbox.Status](t, d.baton(t, "status", "-o", "json"))
+	if s.Deferred != 3 || s.Parked != 0 || s.Events != 3 {
 		t.Errorf("status = %+v, want three deferred records with three events", s)
 	}
 	if n := d.count("select count(*) from baton.audit where action in ('park', 'skip', 'unpark')"); n != 3 {
@@ -75,7 +82,8 @@ func TestMigrateGoesFromNothingToUpToDate(t *testing.T) {
 	t.Parallel()
 	e := environment{"DATABASE_URL": clustertest.Database(t), "BATON_SCHEMA": "events"}
 	e.baton(t, "status").want(t, 6, "run baton migrate up")
-	e.with(environment{"BATON_KAFKA_BROKERS": "127.0.0.1:1"}).baton(t, "relay").want(t, 6, "there is no outbox in schema events", "run baton migrate up")
+	e.with(environment{"BATON_KAFKA_BROKERS": "127.0.0.1:1"}).baton(t, "relay").
+		want(t, 6, "there is no outbox in schema events", "run baton migrate up")
 	e.baton(t, "migrate", "status").want(t, 6, "run baton migrate up")
 	for range 2 {
 		list := decode[[]migrations.Applied](t, e.baton(t, "migrate", "up", "-o", "json").want(t, 0))
@@ -99,7 +107,8 @@ func TestGrantsArePrintedOrApplied(t *testing.T) {
 	relay := d.with(environment{"DATABASE_URL": roleURL})
 	relay.baton(t, "relay").want(t, 6, "the role "+name+" lacks", "baton migrate grants --relay "+name+" --apply")
 
-	if r := d.baton(t, "migrate", "grants", "--relay", name).want(t, 0); !strings.Contains(r.stdout, "grant select on \"baton\".event") {
+	r := d.baton(t, "migrate", "grants", "--relay", name).want(t, 0)
+	if !strings.Contains(r.stdout, `grant select on "baton".event`) {
 		t.Errorf("grants:\n%s", r.stdout)
 	}
 	relay.baton(t, "status").want(t, 1) // printed is not applied
@@ -111,11 +120,12 @@ func TestTopicsAreCheckedAndMade(t *testing.T) {
 	t.Parallel()
 	d := newOutbox(t)
 	d.baton(t, "topics", "check").want(t, 6, d.topic, "run: baton topics ensure")
-	made := decode[[]topic](t, d.baton(t, "topics", "ensure", "--partitions", "3", "--replication-factor", "1", "-o", "json").want(t, 0))
+	ensure := []string{"topics", "ensure", "--replication-factor", "1", "--partitions"}
+	made := decode[[]topic](t, d.baton(t, append(ensure, "3", "-o", "json")...).want(t, 0))
 	if len(made) != 1 || made[0].Name != d.topic || !made[0].Created || made[0].Partitions != 3 {
 		t.Errorf("topics = %+v, want %s made with 3 partitions", made, d.topic)
 	}
-	again := d.baton(t, "topics", "ensure", "--partitions", "4", "--replication-factor", "1").want(t, 0, "it has 3 partitions, not 4")
+	again := d.baton(t, append(ensure, "4")...).want(t, 0, "it has 3 partitions, not 4")
 	if strings.Contains(again.stdout, "created") {
 		t.Errorf("a topic that exists was made again:\n%s", again.stdout)
 	}
@@ -136,10 +146,15 @@ func TestDatabaseThatCannotServeSaysWhatToDo(t *testing.T) {
 		says      []string
 		commands  []string
 	}{
-		{"nobody listens", closed, []string{"127.0.0.1:1 does not answer", "connection refused"}, []string{"status", "migrate up", "migrate status"}},
-		{"unknown host", unknown, []string{"nobody knows the host no-such-host.invalid", "check DATABASE_URL"}, []string{"status", "migrate up", "relay"}},
-		{"unknown database", missing, []string{"there is no database no_such_database", "create it, or mend DATABASE_URL"}, []string{"status", "migrate up", "relay"}},
-		{"unknown role", nobody, []string{"does not let user no_such_role in", "check DATABASE_URL"}, []string{"status", "migrate up", "relay"}},
+		{"nobody listens", closed, []string{"127.0.0.1:1 does not answer", "connection refused"},
+			[]string{"status", "migrate up", "migrate status"}},
+		{"unknown host", unknown, []string{"nobody knows the host no-such-host.invalid", "check DATABASE_URL"},
+			[]string{"status", "migrate up", "relay"}},
+		{"unknown database", missing,
+			[]string{"there is no database no_such_database", "create it, or mend DATABASE_URL"},
+			[]string{"status", "migrate up", "relay"}},
+		{"unknown role", nobody, []string{"does not let user no_such_role in", "check DATABASE_URL"},
+			[]string{"status", "migrate up", "relay"}},
 	} {
 		e := environment{"DATABASE_URL": tc.url, "BATON_KAFKA_BROKERS": "127.0.0.1:1", "BATON_OPS_LISTEN": "off"}
 		for _, command := range tc.commands {
@@ -174,7 +189,8 @@ func TestWrongPasswordIsNotWaitedFor(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := conn.Exec(ctx, "create role relay login password 'right'; select pg_reload_conf()", pgx.QueryExecModeSimpleProtocol); err != nil {
+	const role = "create role relay login password 'right'; select pg_reload_conf()"
+	if _, err := conn.Exec(ctx, role, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	as := func(password string) environment {
@@ -186,7 +202,8 @@ func TestWrongPasswordIsNotWaitedFor(t *testing.T) {
 		return environment{"DATABASE_URL": u.String(), "BATON_KAFKA_BROKERS": "127.0.0.1:1", "BATON_OPS_LISTEN": "off"}
 	}
 	for _, command := range []string{"relay", "status", "migrate up"} {
-		r := as(canary).baton(t, strings.Fields(command)...).want(t, 3, "refuses the password of user relay", "DATABASE_URL_FILE")
+		r := as(canary).baton(t, strings.Fields(command)...).
+			want(t, 3, "refuses the password of user relay", "DATABASE_URL_FILE")
 		if strings.Contains(r.stdout+r.stderr, canary) {
 			t.Errorf("%s prints the password:\n%s", command, r.stderr)
 		}
@@ -203,11 +220,16 @@ func TestOutboxThatARelayMustNotPublishFromSaysWhatToDo(t *testing.T) {
 		says      []string
 	}{
 		{"older schema", "update baton.meta set schema_version = schema_version - 1", 5, []string{"run baton migrate up"}},
-		{"newer schema", "update baton.meta set relay_oldest = 99, schema_version = 99", 5, []string{"allows relays built for version 99 or newer", "upgrade it"}},
-		{"other server", "update baton.meta set system_identifier = '1'", 5, []string{"restored copy?", "baton migrate up --accept"}},
-		{"other source", "update baton.meta set source = 'production'", 5, []string{"BATON_SOURCE is baton", "set up for production", "--accept"}},
-		{"other Kafka", "update baton.meta set kafka_cluster_id = 'production'", 5, []string{"Kafka cluster id", "set up for production", "--accept"}},
-		{"sequence behind", "select setval('baton.position', 1)", 6, []string{"behind the events", "select setval('baton.position', (select max(position) from baton.event))"}},
+		{"newer schema", "update baton.meta set relay_oldest = 99, schema_version = 99", 5,
+			[]string{"allows relays built for version 99 or newer", "upgrade it"}},
+		{"other server", "update baton.meta set system_identifier = '1'", 5,
+			[]string{"restored copy?", "baton migrate up --accept"}},
+		{"other source", "update baton.meta set source = 'production'", 5,
+			[]string{"BATON_SOURCE is baton", "set up for production", "--accept"}},
+		{"other Kafka", "update baton.meta set kafka_cluster_id = 'production'", 5,
+			[]string{"Kafka cluster id", "set up for production", "--accept"}},
+		{"sequence behind", "select setval('baton.position', 1)", 6,
+			[]string{"behind the events", "select setval('baton.position', (select max(position) from baton.event))"}},
 		{"read-only", "alter database %s set default_transaction_read_only = on", 6, []string{"read-only"}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
@@ -219,7 +241,9 @@ func TestOutboxThatARelayMustNotPublishFromSaysWhatToDo(t *testing.T) {
 			}
 			d.exec(tc.sql)
 			d.baton(t, "relay").want(t, tc.code, tc.says...)
-			if n := d.count("select count(*) from baton.record where next_position in (select position from baton.event) and token is null"); n != 10 {
+			n := d.count("select count(*) from baton.record " +
+				"where next_position in (select position from baton.event) and token is null")
+			if n != 10 {
 				t.Errorf("records untouched = %d, want all 10", n)
 			}
 		})
@@ -295,6 +319,7 @@ func TestStandbyIsRefusedAndMayBeLookedAt(t *testing.T) {
 	}
 	d.baton(t, "relay").want(t, 6, "the server is a standby", "connect to the primary")
 	d.baton(t, "migrate", "up").want(t, 1, "the server is a standby", "connect to the primary")
-	d.baton(t, "park", d.recordType, "1", "--reason", "test").want(t, 1, "the server is read-only", "connect to the primary")
+	d.baton(t, "park", d.recordType, "1", "--reason", "test").
+		want(t, 1, "the server is read-only", "connect to the primary")
 	d.baton(t, "status").want(t, 0)
 }

@@ -55,12 +55,18 @@ func (l *logged) String() string {
 	return l.text.String()
 }
 
+const (
+	leasedSQL = "select count(*) from baton.record where token is not null"
+	parkedSQL = "select count(*) from baton.record where ready_at = 'infinity'"
+)
+
 // relay starts a relay and waits for its ops server.
 func (e environment) relay(t *testing.T) *running {
 	t.Helper()
 	r := &running{t: t, log: &logged{}}
 	var err error
-	r.Process, err = cluster.StartProcess(t.Context(), cluster.ProcessOptions{Path: binary, Args: []string{"relay"}, Env: e.list(), Output: r.log})
+	r.Process, err = cluster.StartProcess(t.Context(),
+		cluster.ProcessOptions{Path: binary, Args: []string{"relay"}, Env: e.list(), Output: r.log})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -140,7 +146,9 @@ func TestRelayPublishesAndDrainsOnSIGTERM(t *testing.T) {
 	r := d.relay(t)
 	r.becomes(http.StatusOK, "[+]postgres ok", "[+]kafka ok")
 	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
-	if _, metrics := r.get("/metrics"); !strings.Contains(metrics, "\nbaton_events_published_total 500\n") || !strings.Contains(metrics, "\ngo_goroutines ") {
+	_, metrics := r.get("/metrics")
+	if !strings.Contains(metrics, "\nbaton_events_published_total 500\n") ||
+		!strings.Contains(metrics, "\ngo_goroutines ") {
 		t.Errorf("metrics do not count 500 events, or not Go's own:\n%s", metrics)
 	}
 	if status, body := r.get("/livez"); status != http.StatusOK {
@@ -165,8 +173,10 @@ func TestRelayPublishesAndDrainsOnSIGTERM(t *testing.T) {
 
 // hold makes a relay's acknowledgements take longer than it may drain. Claims pass.
 func (d *outboxDB) hold() {
-	d.exec(`create function public.hold() returns trigger language plpgsql as $$ begin perform pg_sleep(60); return null; end $$`)
-	d.exec(`create trigger hold before update or delete on baton.record for each row when (old.token is not null) execute function public.hold()`)
+	d.exec(`create function public.hold() returns trigger language plpgsql
+	        as $$ begin perform pg_sleep(60); return null; end $$`)
+	d.exec(`create trigger hold before update or delete on baton.record
+	        for each row when (old.token is not null) execute function public.hold()`)
 }
 
 func TestDrainThatIsCutOffEndsWithAnError(t *testing.T) {
@@ -175,7 +185,7 @@ func TestDrainThatIsCutOffEndsWithAnError(t *testing.T) {
 	d.hold()
 	d.add(5)
 	r := d.with(environment{"BATON_DRAIN": "500ms"}).relay(t)
-	eventually(t, "leases in hand", r.Process, func() bool { return d.count("select count(*) from baton.record where token is not null") == 5 })
+	eventually(t, "leases in hand", r.Process, func() bool { return d.count(leasedSQL) == 5 })
 	r.signal(syscall.SIGTERM)
 	r.becomes(http.StatusServiceUnavailable, "[-]relay: draining")
 	r.ends(1)
@@ -190,7 +200,7 @@ func TestSecondSignalExitsAtOnce(t *testing.T) {
 	d.hold()
 	d.add(5)
 	r := d.with(environment{"BATON_DRAIN": "1h"}).relay(t)
-	eventually(t, "leases in hand", r.Process, func() bool { return d.count("select count(*) from baton.record where token is not null") == 5 })
+	eventually(t, "leases in hand", r.Process, func() bool { return d.count(leasedSQL) == 5 })
 	r.signal(syscall.SIGTERM)
 	r.becomes(http.StatusServiceUnavailable, "[-]relay: draining")
 	if status, _ := r.get("/livez"); status != http.StatusOK {
@@ -214,8 +224,10 @@ func TestRelayWaitsForADatabaseThatIsAway(t *testing.T) {
 	t.Cleanup(proxy.Stop)
 	proxy.Cut()
 	d.add(3)
-	r := d.with(environment{"DATABASE_URL": strings.Replace(d.url, clustertest.Postgres(t).Addr(), proxy.Addr(), 1)}).relay(t)
-	r.becomes(http.StatusServiceUnavailable, "[-]postgres: database: "+proxy.Addr()+" does not answer", "[-]kafka: not asked yet")
+	url := strings.Replace(d.url, clustertest.Postgres(t).Addr(), proxy.Addr(), 1)
+	r := d.with(environment{"DATABASE_URL": url}).relay(t)
+	r.becomes(http.StatusServiceUnavailable,
+		"[-]postgres: database: "+proxy.Addr()+" does not answer", "[-]kafka: not asked yet")
 	if status, _ := r.get("/livez"); status != http.StatusOK {
 		t.Errorf("/livez without a database = %d, want 200: it must not be restarted for that", status)
 	}
@@ -247,7 +259,9 @@ func TestRelaySaysAtStartWhichTopicIsMissingAndGoesOn(t *testing.T) {
 	d := newOutbox(t)
 	d.add(1)
 	r := d.with(environment{"BATON_BACKOFF_MAX": "200ms", "BATON_ATTEMPTS_MAX": "1000"}).relay(t)
-	eventually(t, "an error about the topic", r.Process, func() bool { return len(r.log.lines("topic does not exist: its events wait")) == 1 })
+	eventually(t, "an error about the topic", r.Process, func() bool {
+		return len(r.log.lines("topic does not exist: its events wait")) == 1
+	})
 	line := r.log.lines("topic does not exist: its events wait")[0]
 	if line["topic"] != d.topic || line["hint"] != "baton topics ensure "+d.topic {
 		t.Errorf("log line = %v, want topic and command", line)
@@ -265,17 +279,20 @@ func TestTopicWithAnotherPartitionCountIsStoppedUntilItIsAccepted(t *testing.T) 
 	eventually(t, "an error about the topic", r.Process, func() bool {
 		return strings.Contains(r.log.String(), "topic is stopped: its partition count changed")
 	})
-	eventually(t, "a parked record", r.Process, func() bool { return d.count("select count(*) from baton.record where ready_at = 'infinity'") == 1 })
+	eventually(t, "a parked record", r.Process, func() bool { return d.count(parkedSQL) == 1 })
 	if s := d.baton(t, "status").want(t, 0).stdout; !strings.Contains(s, "has 2 partitions, accepted are 3") {
 		t.Errorf("status does not say why:\n%s", s)
 	}
-	if s := d.baton(t, "topics", "accept", d.topic, "--reason", "all consumed").want(t, 0).stdout; !strings.Contains(s, "2 partitions, were 3") {
+	s := d.baton(t, "topics", "accept", d.topic, "--reason", "all consumed").want(t, 0).stdout
+	if !strings.Contains(s, "2 partitions, were 3") {
 		t.Errorf("accept does not say what it did: %s", s)
 	}
-	if n := d.count("select count(*) from baton.audit where action = $1", "accept topic "+d.topic+": 3 to 2 partitions"); n != 1 {
+	act := "accept topic " + d.topic + ": 3 to 2 partitions"
+	if n := d.count("select count(*) from baton.audit where action = $1", act); n != 1 {
 		t.Errorf("audit rows = %d, want 1", n)
 	}
-	d.exec("update baton.record set ready_at = clock_timestamp(), attempts = -100") // as unpark, patient until relays look again
+	// as unpark, patient until relays look again
+	d.exec("update baton.record set ready_at = clock_timestamp(), attempts = -100")
 	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
 }
 
@@ -285,9 +302,12 @@ func TestRouteThatIsNotAllowedParksAndSaysWhatToDo(t *testing.T) {
 	d.exec("select baton.add('shop.secret', '1', 'Created', '{}'::text)")
 	d.add(1)
 	r := d.with(environment{"BATON_BACKOFF_MIN": "1ms", "BATON_ATTEMPTS_MAX": "2"}).relay(t)
-	eventually(t, "a parked record", r.Process, func() bool { return d.count("select count(*) from baton.record where ready_at = 'infinity'") == 1 })
-	eventually(t, "the other record's end", r.Process, func() bool { return d.count("select count(*) from baton.record") == 1 })
-	if s := d.baton(t, "status").want(t, 0).stdout; !strings.Contains(s, `"shop.secret" is not allowed: add it to BATON_ALLOW`) {
+	eventually(t, "a parked record", r.Process, func() bool { return d.count(parkedSQL) == 1 })
+	eventually(t, "the other record's end", r.Process, func() bool {
+		return d.count("select count(*) from baton.record") == 1
+	})
+	s := d.baton(t, "status").want(t, 0).stdout
+	if !strings.Contains(s, `"shop.secret" is not allowed: add it to BATON_ALLOW`) {
 		t.Errorf("status does not say why:\n%s", s)
 	}
 }
@@ -305,7 +325,8 @@ func TestRelayRunsWithTheLeastRightsBehindAPooler(t *testing.T) {
 	r := d.with(environment{"DATABASE_URL": poolerURL, "BATON_RETENTION": "1s"}).relay(t)
 	eventually(t, "an empty outbox", r.Process, func() bool { return d.count("select count(*) from baton.record") == 0 })
 	eventually(t, "retention", r.Process, func() bool { return d.count("select count(*) from baton.event") == 0 })
-	s := decode[outbox.Status](t, d.with(environment{"DATABASE_URL": poolerURL}).baton(t, "status", "-o", "json").want(t, 0))
+	status := d.with(environment{"DATABASE_URL": poolerURL}).baton(t, "status", "-o", "json").want(t, 0)
+	s := decode[outbox.Status](t, status)
 	if len(s.Instances) != 1 || s.Instances[0].Pooler != "transaction" {
 		t.Errorf("instances = %+v, want one that knows of the pooler", s.Instances)
 	}
@@ -320,5 +341,6 @@ func TestOpsServerOnAPortInUseIsAnError(t *testing.T) {
 	t.Parallel()
 	d := newOutbox(t)
 	r := d.relay(t)
-	d.with(environment{"BATON_OPS_LISTEN": r.ops}).baton(t, "relay").want(t, 1, "BATON_OPS_LISTEN", "address already in use")
+	d.with(environment{"BATON_OPS_LISTEN": r.ops}).baton(t, "relay").
+		want(t, 1, "BATON_OPS_LISTEN", "address already in use")
 }

@@ -159,9 +159,11 @@ func TestVerdictOnSmallLogs(t *testing.T) {
 		{"a new epoch goes on", nil, join(in("a", 10, 11, 12), in("b", 13, 14, 15)), counts{}, 0},
 		{"a new epoch goes back", nil, join(in("a", 10, 11, 12), in("b", 11, 12, 13, 14, 15)), counts{}, 2},
 		{"a new epoch leaves out", nil, join(in("a", 10, 11), in("b", 13, 14, 15)), counts{0: 1, 2: 1}, 0},
-		{"a new epoch goes back and leaves out", nil, join(in("a", 10, 11, 12), in("b", 10, 12, 13, 14, 15)), counts{2: 1}, 2},
+		{"a new epoch goes back and leaves out",
+			nil, join(in("a", 10, 11, 12), in("b", 10, 12, 13, 14, 15)), counts{2: 1}, 2},
 		{"the old epoch again", nil, join(in("a", 10, 11), in("b", 12), in("a", 11), in("b", 13, 14, 15)), counts{}, 1},
-		{"the old epoch leaves out the new one's", nil, join(in("a", 10, 11), in("b", 12), in("a", 13, 14, 15)), counts{2: 1}, 0},
+		{"the old epoch leaves out the new one's",
+			nil, join(in("a", 10, 11), in("b", 12), in("a", 13, 14, 15)), counts{2: 1}, 0},
 	} {
 		r := log(all, test.skipped, test.log...)
 		if got := countsOf(r); got != test.want || r.Duplicates != test.copies {
@@ -217,9 +219,11 @@ func TestReportNamesTheFirstOffenders(t *testing.T) {
 	r := h.judge()
 	want := []checker.Finding{
 		{Kind: checker.Phantom, RecordType: "shop.order", RecordKey: "0",
-			EventID: h.committed[0].EventID, Position: 1, Token: 1, Topic: "shop.order.events", Offset: 0, Reason: "payload is not the committed one"},
+			EventID: h.committed[0].EventID, Position: 1, Token: 1, Topic: "shop.order.events", Offset: 0,
+			Reason: "payload is not the committed one"},
 		{Kind: checker.Order, RecordType: "shop.order", RecordKey: "0",
-			EventID: h.committed[61].EventID, Position: 185, Token: 1, Topic: "shop.order.events", Offset: 122, Reason: "follows no copy of position 181"},
+			EventID: h.committed[61].EventID, Position: 185, Token: 1, Topic: "shop.order.events", Offset: 122,
+			Reason: "follows no copy of position 181"},
 		{Kind: checker.Lost, RecordType: "shop.order", RecordKey: "0",
 			EventID: h.committed[60].EventID, Position: 181, Offset: -1, Reason: "was committed, and no partition holds it"},
 	}

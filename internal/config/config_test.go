@@ -59,7 +59,8 @@ func TestDefaultsAreThoseOfThePackages(t *testing.T) {
 		t.Errorf("relay (-got +want):\n%s", diff)
 	}
 	pub, defaults := c.Publisher(), publisher.DefaultConfig()
-	if pub.SendTimeout != defaults.SendTimeout || pub.Lease != defaults.Lease || pub.ClientID != defaults.ClientID || pub.Source != defaults.Source {
+	if pub.SendTimeout != defaults.SendTimeout || pub.Lease != defaults.Lease ||
+		pub.ClientID != defaults.ClientID || pub.Source != defaults.Source {
 		t.Errorf("publisher = %+v, want the defaults of %+v", pub, defaults)
 	}
 }
@@ -69,12 +70,14 @@ func TestEveryMistakeIsInOneErrorByVariableWithLimitAndExample(t *testing.T) {
 	bad := map[string]string{
 		"BATON_DATABASE_URL": "postgres://relay:" + canary + "@db:port/shop", "BATON_DATABASE_DIRECT_URL": "host='" + canary,
 		"BATON_POOLER": "session", "BATON_SCHEMA": "1st", "BATON_SOURCE": "a\nb", "BATON_INSTANCE": "a\tb",
-		"BATON_KAFKA_BROKERS": "kafka", "BATON_KAFKA_CLIENT_ID": "a\x00", "BATON_ROUTES": "shop.order", "BATON_ALLOW": "shop*",
+		"BATON_KAFKA_BROKERS": "kafka", "BATON_KAFKA_CLIENT_ID": "a\x00",
+		"BATON_ROUTES": "shop.order", "BATON_ALLOW": "shop*",
 		"BATON_CONSUMERS": "0", "BATON_PRODUCERS": "65", "BATON_WORKERS": "two",
 		"BATON_CLAIM_RECORDS": "-1", "BATON_CLAIM_EVENTS": "many", "BATON_CLAIM_BYTES": "8MB",
 		"BATON_IN_FLIGHT_EVENTS": "0", "BATON_IN_FLIGHT_BYTES": "1",
 		"BATON_POLL_MIN": "2", "BATON_POLL_MAX": "2h", "BATON_LEASE": "1ms", "BATON_SEND_TIMEOUT": "0s", "BATON_DRAIN": "-1s",
-		"BATON_RETENTION": "1d", "BATON_BACKOFF_MIN": "0s", "BATON_BACKOFF_MAX": "2h", "BATON_ATTEMPTS_MAX": "0", "BATON_CLAIMS_MAX": "2",
+		"BATON_RETENTION": "1d", "BATON_BACKOFF_MIN": "0s", "BATON_BACKOFF_MAX": "2h",
+		"BATON_ATTEMPTS_MAX": "0", "BATON_CLAIMS_MAX": "2",
 		"BATON_OPS_LISTEN": "9090", "BATON_LOG_LEVEL": "loud", "BATON_LOG_FORMAT": "xml",
 	}
 	var environ, want []string
@@ -92,11 +95,15 @@ func TestEveryMistakeIsInOneErrorByVariableWithLimitAndExample(t *testing.T) {
 		return
 	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		if name, _, _ := strings.Cut(strings.TrimSpace(line), " "); strings.HasPrefix(name, "BATON_") && !strings.Contains(line, "(example: "+name+"=") {
+		name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+		if strings.HasPrefix(name, "BATON_") && !strings.Contains(line, "(example: "+name+"=") {
 			t.Errorf("no example in: %s", line)
 		}
 	}
-	for _, text := range []string{"a whole number from 1 to 64", "one of auto, transaction, none", "a duration from 1s to 1h", "a size from 1MiB to 1GiB"} {
+	for _, text := range []string{
+		"a whole number from 1 to 64", "one of auto, transaction, none", "a duration from 1s to 1h",
+		"a size from 1MiB to 1GiB",
+	} {
 		if !strings.Contains(err.Error(), text) {
 			t.Errorf("the error does not say %q:\n%v", text, err)
 		}
@@ -155,11 +162,14 @@ func TestADatabaseIsNamedByURLByFileOrByLibpq(t *testing.T) {
 		{"nothing", nil, "", []string{"BATON_DATABASE_URL"}},
 		{"empty", []string{"DATABASE_URL="}, "", []string{"BATON_DATABASE_URL"}},
 		{"URL", []string{"DATABASE_URL=postgres://a@db/shop"}, "postgres://a@db/shop", nil},
-		{"own URL first", []string{"DATABASE_URL=postgres://app@db/shop", "BATON_DATABASE_URL=postgres://a@db/shop"}, "postgres://a@db/shop", nil},
+		{"own URL first", []string{"DATABASE_URL=postgres://app@db/shop", "BATON_DATABASE_URL=postgres://a@db/shop"},
+			"postgres://a@db/shop", nil},
 		{"file", []string{"DATABASE_URL_FILE=" + file}, "postgres://relay@db/shop", nil},
 		{"own file", []string{"BATON_DATABASE_URL_FILE=" + file}, "postgres://relay@db/shop", nil},
-		{"both forms", []string{"DATABASE_URL_FILE=" + file, "DATABASE_URL=postgres://a@db/shop"}, "", []string{"DATABASE_URL"}},
-		{"both own forms", []string{"BATON_DATABASE_URL_FILE=" + file, "BATON_DATABASE_URL=postgres://a@db/shop"}, "", []string{"BATON_DATABASE_URL"}},
+		{"both forms", []string{"DATABASE_URL_FILE=" + file, "DATABASE_URL=postgres://a@db/shop"},
+			"", []string{"DATABASE_URL"}},
+		{"both own forms", []string{"BATON_DATABASE_URL_FILE=" + file, "BATON_DATABASE_URL=postgres://a@db/shop"},
+			"", []string{"BATON_DATABASE_URL"}},
 		{"no such file", []string{"DATABASE_URL_FILE=" + file + "x"}, "", []string{"DATABASE_URL_FILE"}},
 		{"empty file", []string{"DATABASE_URL_FILE=" + empty}, "", []string{"DATABASE_URL_FILE"}},
 		{"libpq", []string{"PGHOST=db"}, "", nil},
@@ -195,7 +205,8 @@ func TestCommandsThatNeedNoServerLoadWithoutOne(t *testing.T) {
 func TestAMisspeltVariableIsToldWithTheNameThatMayBeMeant(t *testing.T) {
 	t.Parallel()
 	c := load(t, least("BATON_CONSUMER=3", "BATON_SOMETHING_ELSE=1", "BATONS=1")...)
-	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "BATON_CONSUMERS") || !strings.Contains(c.Warnings[1], "BATON_SOMETHING_ELSE") {
+	if len(c.Warnings) != 2 || !strings.Contains(c.Warnings[0], "BATON_CONSUMERS") ||
+		!strings.Contains(c.Warnings[1], "BATON_SOMETHING_ELSE") {
 		t.Errorf("warnings = %q", c.Warnings)
 	}
 }

@@ -29,8 +29,11 @@ func TestCheckOfTheSequenceReadsAnIndex(t *testing.T) {
 	} {
 		if tc.statistics == "of a big one" {
 			fill := `insert into baton.event (record, position, bytes, event_id, record_type, record_key, type, payload)
-			         select i, i, 100, gen_random_uuid(), 't', i::text, 'Created', convert_to(repeat('x', 100), 'UTF8') from generate_series(1, 50000) i`
-			if _, err := conn.Exec(t.Context(), fill+"; select setval('baton.position', 50000); analyze baton.event", pgx.QueryExecModeSimpleProtocol); err != nil {
+			         select i, i, 100, gen_random_uuid(), 't', i::text, 'Created', convert_to(repeat('x', 100), 'UTF8')
+			           from generate_series(1, 50000) i;
+			         select setval('baton.position', 50000);
+			         analyze baton.event`
+			if _, err := conn.Exec(t.Context(), fill, pgx.QueryExecModeSimpleProtocol); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -26,7 +26,9 @@ func TestMain(m *testing.M) { clustertest.Main(m) }
 
 func open(t *testing.T, url, pooler string) (*pgxpool.Pool, string) {
 	t.Helper()
-	pool, found, err := database.Open(t.Context(), database.Options{URL: url, Pooler: pooler, Application: database.ApplicationName("test"), Connections: 3})
+	pool, found, err := database.Open(t.Context(), database.Options{
+		URL: url, Pooler: pooler, Application: database.ApplicationName("test"), Connections: 3,
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -80,7 +82,9 @@ func TestSessionsCarryTheRelaysNameAndAreReadCommitted(t *testing.T) {
 	direct := clustertest.Database(t)
 	admin, _ := open(t, direct, "none")
 	role := "db_" + strings.ToLower(rand.Text()[:12])
-	if _, err := admin.Exec(t.Context(), "create role "+role+" login; alter role "+role+" set default_transaction_isolation = 'serializable'", pgx.QueryExecModeSimpleProtocol); err != nil {
+	serializable := "create role " + role + " login; " +
+		"alter role " + role + " set default_transaction_isolation = 'serializable'"
+	if _, err := admin.Exec(t.Context(), serializable, pgx.QueryExecModeSimpleProtocol); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -112,7 +116,8 @@ func TestSequenceBehindItsEventsIsFound(t *testing.T) {
 	if err := database.Check(t.Context(), pool, "baton"); err != nil {
 		t.Errorf("a new outbox: %v", err)
 	}
-	if _, err := pool.Exec(t.Context(), `select baton.add('t', i::text, 'Created', '{}'::text) from generate_series(1, 10) i`); err != nil {
+	const ten = `select baton.add('t', i::text, 'Created', '{}'::text) from generate_series(1, 10) i`
+	if _, err := pool.Exec(t.Context(), ten); err != nil {
 		t.Fatal(err)
 	}
 	for last, fit := range map[int]bool{10: true, 9: false, 1: false, 100: true} {
@@ -120,7 +125,8 @@ func TestSequenceBehindItsEventsIsFound(t *testing.T) {
 			t.Fatal(err)
 		}
 		err := database.Check(t.Context(), pool, "baton")
-		if fit && err != nil || !fit && (!errors.Is(err, database.ErrUnfit) || !strings.Contains(err.Error(), "behind the events")) {
+		told := errors.Is(err, database.ErrUnfit) && strings.Contains(err.Error(), "behind the events")
+		if fit && err != nil || !fit && !told {
 			t.Errorf("sequence at %d of 10: %v, want fit = %v", last, err, fit)
 		}
 	}
@@ -169,7 +175,9 @@ func TestAServerThatAcceptsAndSaysNothingIsGivenUp(t *testing.T) {
 	t.Cleanup(frozen.Stop)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	_, _, err = database.Open(ctx, database.Options{URL: "postgres://relay@" + frozen.Addr() + "/shop?sslmode=disable", Pooler: "auto", Connections: 1})
+	_, _, err = database.Open(ctx, database.Options{
+		URL: "postgres://relay@" + frozen.Addr() + "/shop?sslmode=disable", Pooler: "auto", Connections: 1,
+	})
 	if !database.Away(err) {
 		t.Errorf("Open = %v, want an error that says it is away", err)
 	}

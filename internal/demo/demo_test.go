@@ -26,7 +26,9 @@ func programs(t *testing.T) trial.Program {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return trial.Program{Path: path, Env: map[string]string{"KAFKA": "sim", "TMPDIR": t.TempDir(), "BATON_CACHE": os.Getenv("BATON_CACHE")}}
+	return trial.Program{Path: path, Env: map[string]string{
+		"KAFKA": "sim", "TMPDIR": t.TempDir(), "BATON_CACHE": os.Getenv("BATON_CACHE"),
+	}}
 }
 
 // children lists the processes that descend from pid.
@@ -107,7 +109,8 @@ func TestDemoOnASimulatedKafkaSaysSoAndThePromiseHolds(t *testing.T) {
 		t.Fatalf("exit status = %d, want 0\n%s", process.ExitCode(), text)
 	}
 	for _, want := range []string{
-		"✔ simulated Kafka", "killed (SIGKILL) with", "were taken over after", "the promise held  (simulated Kafka, seed 7)", "takeover",
+		"✔ simulated Kafka", "killed (SIGKILL) with", "were taken over after",
+		"the promise held  (simulated Kafka, seed 7)", "takeover",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("%q is missing in:\n%s", want, text)

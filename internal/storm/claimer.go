@@ -27,8 +27,8 @@ select e.record, array_agg(e.position order by e.position)
   join baton.event e on e.record = c.id and e.position between c.first and c.last
  group by e.record`
 
-// triesMax bounds how often an ack or a release is sent. No session locks a row for long, but each claim locks the
-// suspects that it passes over, and there are many claims.
+// triesMax bounds how often an ack or a release is sent. No session locks a row for long, but there are many claims,
+// and each locks the rows of leases that have run out.
 const triesMax = 1000
 
 // claimer is one relay's consumer, producer and worker in turn.

@@ -127,10 +127,10 @@ func (s *small) raise() {
 	}
 	defer admin.Close()
 	limit := "1000000"
-	err = admin.IncrementalAlterConfig(sarama.TopicResource, s.kafka.Topics[0], map[string]sarama.IncrementalAlterConfigsEntry{
+	change := map[string]sarama.IncrementalAlterConfigsEntry{
 		"max.message.bytes": {Operation: sarama.IncrementalAlterConfigsOperationSet, Value: &limit},
-	}, false)
-	if err != nil {
+	}
+	if err := admin.IncrementalAlterConfig(sarama.TopicResource, s.kafka.Topics[0], change, false); err != nil {
 		s.t.Fatal(err)
 	}
 }
@@ -189,7 +189,8 @@ select r.ready_at = 'infinity', r.next_position, r.attempts, coalesce(r.last_err
 
 func standing(t *testing.T, pool *pgxpool.Pool, r outbox.Record) (s stand) {
 	t.Helper()
-	err := pool.QueryRow(t.Context(), standSQL, r.Type, r.Key).Scan(&s.parked, &s.next, &s.attempts, &s.lastError, &s.waiting)
+	err := pool.QueryRow(t.Context(), standSQL, r.Type, r.Key).
+		Scan(&s.parked, &s.next, &s.attempts, &s.lastError, &s.waiting)
 	if err == pgx.ErrNoRows {
 		return stand{idle: true}
 	}
@@ -212,7 +213,8 @@ func TestAnOversizeEventParksItsRecordAndASkipIsTold(t *testing.T) {
 	r := s.start(nil)
 	got := s.until(big, isParked)
 	if got.next != positions[3] || got.attempts != badAttempts || !strings.Contains(got.lastError, "max.message.bytes") {
-		t.Errorf("parked at %+v, want next = %d, attempts = %d and an error that names max.message.bytes", got, positions[3], badAttempts)
+		t.Errorf("parked at %+v, want next = %d, attempts = %d and an error that names max.message.bytes",
+			got, positions[3], badAttempts)
 	}
 	s.drained()
 	if n, err := s.kafka.Messages(); err != nil || n != 103 {
@@ -223,7 +225,8 @@ func TestAnOversizeEventParksItsRecordAndASkipIsTold(t *testing.T) {
 	s.end(r)
 	report, gaps := s.verdict(positions[3])
 	if report.Skipped != 1 || len(gaps) != 1 || gaps[positions[4]] != positions[3] {
-		t.Errorf("skipped = %d, gaps told = %v; want 1, and %d told by %d alone", report.Skipped, gaps, positions[3], positions[4])
+		t.Errorf("skipped = %d, gaps told = %v; want 1, and %d told by %d alone",
+			report.Skipped, gaps, positions[3], positions[4])
 	}
 	if got := r.relay.Stats().Parked; got != 1 {
 		t.Errorf("parked = %d, want 1", got)
@@ -284,11 +287,13 @@ func TestEventsOfAMissingTopicWaitForIt(t *testing.T) {
 	})
 	got := s.until(missing, isParked)
 	if got.next != positions[0] || got.attempts != badAttempts || !strings.Contains(got.lastError, "baton topics ensure") {
-		t.Errorf("parked at %+v, want next = %d, attempts = %d and an error that names the cure", got, positions[0], badAttempts)
+		t.Errorf("parked at %+v, want next = %d, attempts = %d and an error that names the cure",
+			got, positions[0], badAttempts)
 	}
 	s.drained()
 	s.kafka.Topics = append(s.kafka.Topics, missing.Type+".events")
-	if err := (trial.Kafka{Brokers: s.kafka.Brokers, Topics: s.kafka.Topics[1:]}).CreateTopics(s.ctx, 1, 1, nil); err != nil {
+	late := trial.Kafka{Brokers: s.kafka.Brokers, Topics: s.kafka.Topics[1:]}
+	if err := late.CreateTopics(s.ctx, 1, 1, nil); err != nil {
 		t.Fatal(err)
 	}
 	s.operator("unpark", missing)

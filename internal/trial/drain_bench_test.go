@@ -15,7 +15,8 @@ import (
 // records, $3 record type, $4 first event.
 const backlogSQL = `
 select count(baton.add(t, k, y, b)) from (
-  select array_agg($3::text) t, array_agg('r-' || (i % $2)) k, array_agg('Updated'::text) y, array_agg(convert_to(rpad(i::text, 200, '.'), 'UTF8')) b
+  select array_agg($3::text) t, array_agg('r-' || (i % $2)) k, array_agg('Updated'::text) y,
+         array_agg(convert_to(rpad(i::text, 200, '.'), 'UTF8')) b
     from generate_series($4::bigint, $4::bigint + $1::bigint - 1) i) s`
 
 func backlog(b testing.TB, pool *pgxpool.Pool, recordType string, events, records int) {

@@ -146,13 +146,13 @@ func newFrozenSite(t *testing.T, i int) *frozenSite {
 }
 
 // open makes a pool whose connections change may alter.
-func open(ctx context.Context, url, application string, conns int32, change func(*pgx.ConnConfig)) (*pgxpool.Pool, error) {
+func open(ctx context.Context, url, app string, conns int32, change func(*pgx.ConnConfig)) (*pgxpool.Pool, error) {
 	cfg, err := pgxpool.ParseConfig(url)
 	if err != nil {
 		return nil, err
 	}
 	cfg.MaxConns = conns
-	cfg.ConnConfig.RuntimeParams["application_name"] = application
+	cfg.ConnConfig.RuntimeParams["application_name"] = app
 	if change != nil {
 		change(cfg.ConnConfig)
 	}
@@ -229,7 +229,8 @@ func (s *frozenSite) relay(ctx context.Context, kafka trial.Kafka, f *freezer) (
 	if f.at.change != nil {
 		f.at.change(&cfg)
 	}
-	repo, err := outbox.NewPostgres(pool, outbox.PostgresConfig{Lease: cfg.Lease, Name: "trial", Version: "test", Pooler: "none"})
+	named := outbox.PostgresConfig{Lease: cfg.Lease, Name: "trial", Version: "test", Pooler: "none"}
+	repo, err := outbox.NewPostgres(pool, named)
 	if err != nil {
 		return nil, err
 	}
@@ -249,7 +250,7 @@ func (s *frozenSite) relay(ctx context.Context, kafka trial.Kafka, f *freezer) (
 
 // beside waits until the relay is frozen, and lets writers and a healthy relay work until all of the
 // backlog is delivered.
-func (s *frozenSite) beside(ctx context.Context, kafka trial.Kafka, f *freezer, last int64, run *frozenRun) (err error) {
+func (s *frozenSite) beside(ctx context.Context, kafka trial.Kafka, f *freezer, last int64, run *frozenRun) error {
 	if f.at.String() != "nowhere" {
 		select {
 		case <-f.frozen:
@@ -366,36 +367,4 @@ func (s *frozenSite) add(ctx context.Context, r outbox.Record) error {
 		_, err := outbox.Add(ctx, tx, outbox.Event{Type: outbox.Updated, Record: r, Payload: []byte("small")})
 		return err
 	})
-}
-
-// inProcess is a relay that runs in this process.
-type inProcess struct {
-	relay *outbox.Relay
-	stop  context.CancelFunc
-	done  chan error
-	close []func()
-}
-
-// run starts a relay and its upkeep; close is done at its end.
-func run(ctx context.Context, relay *outbox.Relay, repo *outbox.Postgres, close ...func()) *inProcess {
-	ctx, stop := context.WithCancel(ctx)
-	r := &inProcess{relay: relay, stop: stop, done: make(chan error, 1), close: close}
-	go func() {
-		var upkeep sync.WaitGroup
-		upkeep.Go(func() { _ = repo.Maintain(ctx) })
-		err := relay.Run(ctx)
-		upkeep.Wait()
-		r.done <- err
-	}()
-	return r
-}
-
-// end stops the relay and waits for it.
-func (r *inProcess) end() error {
-	r.stop()
-	err := <-r.done
-	for _, c := range r.close {
-		c()
-	}
-	return err
 }

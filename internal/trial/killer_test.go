@@ -45,7 +45,8 @@ func beMortal(t *testing.T) {
 	}
 	cfg := outbox.DefaultRelayConfig()
 	cfg.Lease, cfg.ClaimsMax = time.Second, killerClaims
-	repo, err := outbox.NewPostgres(pool, outbox.PostgresConfig{Lease: cfg.Lease, Name: "mortal", Version: "test", Pooler: "none"})
+	named := outbox.PostgresConfig{Lease: cfg.Lease, Name: "mortal", Version: "test", Pooler: "none"}
+	repo, err := outbox.NewPostgres(pool, named)
 	if err != nil {
 		t.Fatal(err)
 	}

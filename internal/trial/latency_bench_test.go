@@ -22,7 +22,8 @@ func BenchmarkLatency(b *testing.B) {
 	const perSecond, writers, records = 600, 6, 10_000
 	pool, kafka, _ := newOutbox(b)
 	appended := trial.Kafka{Brokers: kafka.Brokers, Topics: []string{"append." + kafka.Topics[0]}}
-	if err := appended.CreateTopics(b.Context(), 8, 1, map[string]string{"message.timestamp.type": "LogAppendTime"}); err != nil {
+	atAppend := map[string]string{"message.timestamp.type": "LogAppendTime"}
+	if err := appended.CreateTopics(b.Context(), 8, 1, atAppend); err != nil {
 		b.Fatal(err)
 	}
 	relay, _ := relayIn(b, pool, kafka, "bench", nil)
@@ -68,7 +69,9 @@ func BenchmarkLatency(b *testing.B) {
 		b.Fatal(err)
 	}
 	var took []time.Duration
-	err := appended.Read(b.Context(), func(m publisher.Message) { took = append(took, m.SentAt.Sub(committed[m.Event.ID])) })
+	err := appended.Read(b.Context(), func(m publisher.Message) {
+		took = append(took, m.SentAt.Sub(committed[m.Event.ID]))
+	})
 	if err != nil || len(took) < len(committed) {
 		b.Fatalf("read back %d of %d: %v", len(took), len(committed), err)
 	}

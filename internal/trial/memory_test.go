@@ -59,7 +59,8 @@ func TestTheHeapStaysFlatWithPayloadsOfOneMegabyte(t *testing.T) {
 	// A payload in flight is there, again in sarama's request, and once more in the read from the database; the
 	// collector lets the heap grow to twice what lives.
 	bound := before + 2*3*uint64(cfg.InFlightBytes)
-	t.Logf("heap %d MB before, at most %d MB for a backlog of %d MB; in flight at most %d MB", before>>20, most>>20, records, inFlight>>20)
+	t.Logf("heap %d MB before, at most %d MB for a backlog of %d MB; in flight at most %d MB",
+		before>>20, most>>20, records, inFlight>>20)
 	if most > bound {
 		t.Errorf("the heap grew to %d MB, want at most %d MB", most>>20, bound>>20)
 	}

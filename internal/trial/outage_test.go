@@ -187,8 +187,8 @@ func TestABrokerThatIsAwaySpendsNoAttemptAndParksNothing(t *testing.T) {
 	}
 	took, _ := o.finish()
 	claims := during.Claims - before.Claims
-	t.Logf("away %v: %d claims, %d failed sends of runs; %d events were confirmed, all delivered %.1f s after the broker was back",
-		away, claims, during.FailedWorld-before.FailedWorld, o.journal.Confirmed(), took.Seconds())
+	t.Logf("away %v: %d claims, %d failed sends of runs; %d events were confirmed, all delivered %.1f s after "+
+		"the broker was back", away, claims, during.FailedWorld-before.FailedWorld, o.journal.Confirmed(), took.Seconds())
 	// four consumers that pause up to 5 s between probes; without a pause they would claim some hundred times a second
 	if most := int64(20 * away / time.Second); claims > most {
 		t.Errorf("claims in the outage = %d, want at most %d", claims, most)

@@ -96,7 +96,8 @@ func TestTheWholeWayWorksThroughATransactionPooler(t *testing.T) {
 			}
 			journal := trial.NewJournal()
 			w := trial.Writers{
-				Pool: p.open(t, p.writer, "writers", mode), Journal: journal, Seed: 1, Writers: 8, Records: 50, Events: 1500, Payload: 200,
+				Pool: p.open(t, p.writer, "writers", mode), Journal: journal, Seed: 1,
+				Writers: 8, Records: 50, Events: 1500, Payload: 200,
 				RecordType: recordType(p.kafka.Topics[0]), InsertType: recordType(p.kafka.Topics[1]),
 			}
 			if err := w.Run(ctx); err != nil {

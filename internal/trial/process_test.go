@@ -17,14 +17,16 @@ import (
 )
 
 // relayIn builds a relay in this process, with the configuration that change makes of the default.
-func relayIn(t testing.TB, pool *pgxpool.Pool, kafka trial.Kafka, name string, change func(*outbox.RelayConfig)) (*outbox.Relay, *outbox.Postgres) {
+func relayIn(t testing.TB, pool *pgxpool.Pool, kafka trial.Kafka, name string,
+	change func(*outbox.RelayConfig)) (*outbox.Relay, *outbox.Postgres) {
 	t.Helper()
 	cfg := outbox.DefaultRelayConfig()
 	cfg.Lease = 3 * time.Second
 	if change != nil {
 		change(&cfg)
 	}
-	repo, err := outbox.NewPostgres(pool, outbox.PostgresConfig{Lease: cfg.Lease, Name: name, Version: "test", Pooler: "none"})
+	named := outbox.PostgresConfig{Lease: cfg.Lease, Name: name, Version: "test", Pooler: "none"}
+	repo, err := outbox.NewPostgres(pool, named)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,6 +42,38 @@ func relayIn(t testing.TB, pool *pgxpool.Pool, kafka trial.Kafka, name string, c
 		t.Fatal(err)
 	}
 	return relay, repo
+}
+
+// inProcess is a relay that runs in this process.
+type inProcess struct {
+	relay *outbox.Relay
+	stop  context.CancelFunc
+	done  chan error
+	close []func()
+}
+
+// run starts a relay and its upkeep; close is done at its end.
+func run(ctx context.Context, relay *outbox.Relay, repo *outbox.Postgres, close ...func()) *inProcess {
+	ctx, stop := context.WithCancel(ctx)
+	r := &inProcess{relay: relay, stop: stop, done: make(chan error, 1), close: close}
+	go func() {
+		var upkeep sync.WaitGroup
+		upkeep.Go(func() { _ = repo.Maintain(ctx) })
+		err := relay.Run(ctx)
+		upkeep.Wait()
+		r.done <- err
+	}()
+	return r
+}
+
+// end stops the relay and waits for it.
+func (r *inProcess) end() error {
+	r.stop()
+	err := <-r.done
+	for _, c := range r.close {
+		c()
+	}
+	return err
 }
 
 // newOutbox is a migrated database of its own, and topics of its own.
