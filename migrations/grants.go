@@ -39,7 +39,7 @@ grant execute on function baton.add(text[], text[], text[], bytea[], jsonb[], uu
 grant execute on function baton.ack(bigint[], bigint[], bigint[], boolean) to ROLE;
 grant execute on function baton.retain(interval, bigint, int) to ROLE;
 grant execute on function baton.park(text, text, text), baton.unpark(text, text, text), baton.skip(text, text, text),
-  baton.accept_topic(text, int, text) to ROLE;`
+  baton.unpark_all(text, text), baton.accept_topic(text, int, text) to ROLE;`
 
 // Grants returns the least that a writer's and a relay's role need, as SQL. "" leaves one out.
 func Grants(schemaName, writer, relay string) (string, error) {

@@ -273,7 +273,7 @@ func TestMigrationWaitsNoLongerThanItsLockTimeout(t *testing.T) {
 	url, conn := migrated(t)
 	exec(t, conn, `
 delete from baton.migration where version_id = 4;
-drop function baton.first_unwritten, baton.write_audit, baton.park, baton.unpark, baton.skip, baton.accept_topic;`)
+drop function baton.first_unwritten, baton.write_audit, baton.park, baton.unpark, baton.unpark_all, baton.skip, baton.accept_topic;`)
 	holder := connect(t, url)
 	exec(t, holder, "begin; lock table baton.event in access exclusive mode")
 	start := time.Now()

@@ -24,8 +24,9 @@ type health struct {
 	lastErr error
 }
 
-// judge learns from one Send.
-func (h *health) judge(verdicts []Verdict) {
+// judge learns from one Send. turned: the log took something before and takes nothing now, for the reason
+// in problem, or the reverse.
+func (h *health) judge(verdicts []Verdict) (turned bool, problem error) {
 	var worldErr error
 	stored := false
 	for _, v := range verdicts {
@@ -36,20 +37,21 @@ func (h *health) judge(verdicts []Verdict) {
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if worldErr == nil {
-		if stored {
-			h.streak, h.nothing, h.lastErr = 0, 0, nil
-		}
-		return
+	down := h.nothing > 0
+	switch {
+	case worldErr == nil && stored:
+		h.streak, h.nothing, h.lastErr = 0, 0, nil
+	case worldErr == nil:
+	case stored: // one partition is in trouble, not the log
+		h.streak, h.nothing, h.lastErr = h.streak+1, 0, worldErr
+	default:
+		h.streak, h.nothing, h.lastErr = h.streak+1, h.nothing+1, worldErr
+		h.resumes = time.Now().Add(h.delay(h.nothing))
 	}
-	h.streak++
-	h.lastErr = worldErr
-	if stored { // one partition is in trouble, not the log
-		h.nothing = 0
-		return
+	if h.nothing > 0 {
+		problem = h.lastErr
 	}
-	h.nothing++
-	h.resumes = time.Now().Add(h.delay(h.nothing))
+	return down != (h.nothing > 0), problem
 }
 
 // backoff is how long a record that failed for the world's sake stays away.

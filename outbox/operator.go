@@ -63,10 +63,11 @@ select r.id, coalesce(head.record_type, past.record_type, act.record_type, ''),
 
 // instancesSQL lists relays seen of late, with the leases that they hold.
 const instancesSQL = `
-select i.name, i.version, i.pooler, i.started_at, i.seen_at,
-       (select count(*) from baton.record r where r.locked_by = i.id and r.locked_until > clock_timestamp())
+select i.name, i.version, i.pooler, i.started_at, i.seen_at, count(r.id)
   from baton.instance i
+  left join baton.record r on r.locked_by = i.id and r.locked_until > clock_timestamp()
  where i.seen_at > clock_timestamp() - interval '10 seconds'
+ group by i.id
  order by i.name, i.id`
 
 // Status is what an outbox looks like now.
@@ -210,6 +211,21 @@ func (o *Operator) Unpark(ctx context.Context, r Record, reason string) error {
 	})
 }
 
+// UnparkAll lets every parked record go on whose next event is of a record type, and counts them: a topic
+// was mended. The error is ErrNoWork if there was none.
+func (o *Operator) UnparkAll(ctx context.Context, recordType, reason string) (n int64, err error) {
+	err = o.readCommitted(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, o.in(`select baton.unpark_all($1, $2)`), recordType, reason).Scan(&n)
+	})
+	if err != nil {
+		return 0, fmt.Errorf("outbox: unpark all of %s: %w", recordType, err)
+	}
+	if n == 0 {
+		return 0, fmt.Errorf("outbox: unpark all of %s: %w", recordType, ErrNoWork)
+	}
+	return n, nil
+}
+
 // Skip gives up the record's head event: it is never published, and the next one says so in the header
 // baton_gap. The record goes on, if it was parked too. It returns the event's position, or ErrNoWork.
 func (o *Operator) Skip(ctx context.Context, r Record, reason string) (position int64, err error) {
@@ -231,7 +247,9 @@ func (o *Operator) Skip(ctx context.Context, r Record, reason string) (position 
 // with it: everything must have been consumed before. It returns the count before, or 0.
 func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int32, reason string) (int32, error) {
 	var old *int32
-	err := o.pool.QueryRow(ctx, o.in(`select baton.accept_topic($1, $2, $3)`), topic, partitions, reason).Scan(&old)
+	err := o.readCommitted(ctx, func(tx pgx.Tx) error {
+		return tx.QueryRow(ctx, o.in(`select baton.accept_topic($1, $2, $3)`), topic, partitions, reason).Scan(&old)
+	})
 	if err != nil {
 		return 0, fmt.Errorf("outbox: accept topic %s: %w", topic, err)
 	}
@@ -241,14 +259,18 @@ func (o *Operator) AcceptTopic(ctx context.Context, topic string, partitions int
 	return *old, nil
 }
 
-// act runs READ COMMITTED, whatever the role's default is: the functions look again after they have the gate.
+// act does something to one record.
 func (o *Operator) act(ctx context.Context, verb string, r Record, do func(pgx.Tx) error) error {
 	if field, reason := r.problem(); field != "" {
 		return fmt.Errorf("%w: the %s %s", ErrNoRecord, field, reason)
 	}
-	err := pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
-	if err != nil {
+	if err := o.readCommitted(ctx, do); err != nil {
 		return fmt.Errorf("outbox: %s %s %s: %w", verb, r.Type, r.Key, err)
 	}
 	return nil
+}
+
+// readCommitted, whatever the role's default is: the functions look again after they have the gate.
+func (o *Operator) readCommitted(ctx context.Context, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, o.pool, pgx.TxOptions{IsoLevel: pgx.ReadCommitted}, do)
 }

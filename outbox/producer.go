@@ -3,6 +3,7 @@ package outbox
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"time"
 
@@ -16,7 +17,8 @@ const (
 	pieceEvents = 16
 )
 
-// topicPatience is how much longer a record waits for its topic than for its event.
+// topicPatience is how many times more verdicts park a record for its topic's sake than for its event's:
+// whoever forgot the topic is about to create it, and would have to unpark every record.
 const topicPatience = 10
 
 // ErrLeaseEnding: the rest of the lease is too short for a send to end in it. The record is released.
@@ -58,10 +60,12 @@ func (p *producer) turn(ctx context.Context, active []*work) []*work {
 		runs[i] = w.next(pieceEvents)
 	}
 	verdicts := p.send(ctx, sending, runs)
-	p.r.health.judge(verdicts)
+	if turned, problem := p.r.health.judge(verdicts); turned {
+		p.r.logTurned(problem)
+	}
 	outcomes := make([]outcome, 0, len(sending))
 	for i, w := range sending {
-		if o, settled := p.judge(w, runs[i], verdicts[i]); settled {
+		if o, settled := p.judge(ctx, w, runs[i], verdicts[i]); settled {
 			outcomes = append(outcomes, o)
 		} else {
 			waiting = append(waiting, w)
@@ -135,7 +139,7 @@ func (p *producer) giveBack(works []*work) {
 }
 
 // judge says what becomes of a work after its piece was sent; settled false: it has more to send.
-func (p *producer) judge(w *work, sent Run, v Verdict) (o outcome, settled bool) {
+func (p *producer) judge(ctx context.Context, w *work, sent Run, v Verdict) (o outcome, settled bool) {
 	if v.Stored > 0 {
 		w.claim.progress()
 		p.r.stats.published.Add(int64(v.Stored))
@@ -152,12 +156,12 @@ func (p *producer) judge(w *work, sent Run, v Verdict) (o outcome, settled bool)
 	case v.Err == nil:
 		return w.ack(), true
 	}
-	return p.failed(w, sent.Events[v.Stored], v), true
+	return p.failed(ctx, w, sent.Events[v.Stored], v), true
 }
 
 // failed says how long a work that did not get on stays away, and whether it is parked. Only verdicts
 // against the event or the topic count as attempts: an outage never parks anything.
-func (p *producer) failed(w *work, head Event, v Verdict) outcome {
+func (p *producer) failed(ctx context.Context, w *work, head Event, v Verdict) outcome {
 	class := ClassOf(v.Err)
 	p.r.stats.failed[class].Add(1)
 	if class == BadWorld {
@@ -170,19 +174,29 @@ func (p *producer) failed(w *work, head Event, v Verdict) outcome {
 			return w.release(p.r.health.backoff(), w.attempts, false, v.Err.Error())
 		}
 	}
-	attempts := w.attempts + 1
-	park := attempts >= p.r.cfg.AttemptsMax && p.r.policyOf(head.Record.Type) == Park
+	attempts, attemptsMax := w.attempts+1, p.r.cfg.AttemptsMax
+	if class == BadTopic {
+		attemptsMax *= topicPatience
+	}
+	park := attempts >= attemptsMax && p.r.policyOf(head.Record.Type) == Park
 	if park {
 		p.r.stats.parked.Add(1)
 	}
-	p.r.log.Warn("event not published", "record_type", head.Record.Type, "record_key", head.Record.Key,
-		"position", head.Position, "attempts", attempts, "parked", park, "err", v.Err,
-		"hint", "baton status lists it; mend the cause and baton unpark it, or baton skip it")
-	delay := p.r.backoff(attempts)
-	if class == BadTopic { // somebody may be creating it just now
-		delay = min(topicPatience*delay, p.r.cfg.BackoffMax)
+	p.logFailed(ctx, head, attempts, park, v.Err)
+	return w.release(p.r.backoff(attempts), attempts, park, v.Err.Error())
+}
+
+// logFailed says once that an event is not published, and once that its record is parked.
+func (p *producer) logFailed(ctx context.Context, head Event, attempts int, parked bool, err error) {
+	level, hint := slog.LevelDebug, "it is tried again"
+	switch {
+	case parked:
+		level, hint = slog.LevelWarn, "mend the cause and baton unpark its record, or baton skip the event"
+	case attempts == 1:
+		level, hint = slog.LevelWarn, "it is tried again, and its later events wait; mend the cause"
 	}
-	return w.release(delay, attempts, park, v.Err.Error())
+	p.r.log.Log(ctx, level, "event not published", "record_type", head.Record.Type, "record_key", head.Record.Key,
+		"position", head.Position, "attempts", attempts, "parked", parked, "err", err, "hint", hint)
 }
 
 // ack is the outcome of a work that is stored to its end.

@@ -55,6 +55,15 @@ func (r *Relay) Stats() RelayStats {
 	return s
 }
 
+// logTurned says once for each outage of the log that it began, and once that it ended.
+func (r *Relay) logTurned(err error) {
+	if err != nil {
+		r.log.Warn("nothing can be published; everything waits in the outbox, and no attempt is counted", "err", err)
+		return
+	}
+	r.log.Info("events are published again")
+}
+
 // claimFailed says so once for each outage, and remembers why for readiness.
 func (r *Relay) claimFailed(ctx context.Context, failures int, err error) {
 	if end := ctx.Err(); end != nil && errors.Is(err, end) {

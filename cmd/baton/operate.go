@@ -59,10 +59,42 @@ func newPark() *cobra.Command {
 }
 
 func newUnpark() *cobra.Command {
-	return verb("unpark", "Let a parked or backing-off record go on at once", "goes on",
+	cmd := verb("unpark", "Let a parked or backing-off record go on at once", "goes on",
 		func(ctx context.Context, o *outbox.Operator, r outbox.Record, reason string) (int64, error) {
 			return 0, o.Unpark(ctx, r, reason)
 		})
+	cmd.AddCommand(newUnparkAll())
+	return cmd
+}
+
+// unparked is what unpark all did, for programs.
+type unparked struct {
+	RecordType string `json:"record_type"`
+	Records    int64  `json:"records"`
+	Reason     string `json:"reason"`
+}
+
+func newUnparkAll() *cobra.Command {
+	var reason string
+	cmd := &cobra.Command{
+		Use: "all TYPE --reason …", Short: "Let all parked records of a type go on, as after their topic was mended", Args: exactly(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return errNoReason
+			}
+			return withOperator(cmd, func(ctx context.Context, o *outbox.Operator) error {
+				n, err := o.UnparkAll(ctx, args[0], reason)
+				if err != nil {
+					return err
+				}
+				return show(cmd, unparked{args[0], n, reason}, func(w io.Writer) {
+					fmt.Fprintf(w, "%s: %d records go on\n", args[0], n)
+				})
+			})
+		},
+	}
+	cmd.Flags().StringVar(&reason, "reason", "", "why, for the audit")
+	return cmd
 }
 
 func newSkip() *cobra.Command {

@@ -115,6 +115,9 @@ func (c *Config) checkPairs(m *mistakes) {
 	m.pair(c.BackoffMax >= c.BackoffMin, "BATON_BACKOFF_MAX", c.BackoffMax, "at least BATON_BACKOFF_MIN", c.BackoffMin)
 	// no send starts in the last quarter of a lease
 	trusted := c.Lease - c.Lease/4
+	if c.set["BATON_SEND_TIMEOUT"] == "" && c.SendTimeout > trusted {
+		c.SendTimeout = c.Lease / 2 // the default follows a shorter lease
+	}
 	m.pair(c.SendTimeout <= trusted, "BATON_SEND_TIMEOUT", c.SendTimeout,
 		"at most three quarters of BATON_LEASE, or the lease is shorter than a send may take: at most",
 		trusted.Truncate(time.Millisecond))

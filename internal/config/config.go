@@ -37,7 +37,7 @@ type Config struct {
 	PollMin     time.Duration `env:"BATON_POLL_MIN" envDefault:"2ms" min:"100us" max:"1m" is:"pause between claims while events flow" example:"2ms"`
 	PollMax     time.Duration `env:"BATON_POLL_MAX" envDefault:"25ms" min:"100us" max:"1m" is:"pause between claims when idle" example:"25ms"`
 	Lease       time.Duration `env:"BATON_LEASE" envDefault:"30s" min:"1s" max:"1h" is:"how long a claim holds its records" example:"30s"`
-	SendTimeout time.Duration `env:"BATON_SEND_TIMEOUT" envDefault:"10s" min:"100ms" max:"30m" is:"how long one event may wait for the broker's verdict; at most three quarters of a lease" example:"10s"`
+	SendTimeout time.Duration `env:"BATON_SEND_TIMEOUT" envDefault:"10s" min:"100ms" max:"30m" is:"how long one event may wait for the broker's verdict; at most three quarters of a lease, by default half of a short one" example:"10s"`
 	Drain       time.Duration `env:"BATON_DRAIN" envDefault:"20s" min:"0s" max:"1h" is:"how long a relay that was told to end may finish what is in flight" example:"20s"`
 	Retention   time.Duration `env:"BATON_RETENTION" envDefault:"24h" min:"1s" max:"87600h" is:"how long published events stay in the outbox" example:"24h"`
 

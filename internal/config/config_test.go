@@ -125,8 +125,9 @@ func TestEveryExampleIsAccepted(t *testing.T) {
 func TestPairsThatDoNotFitAreRefused(t *testing.T) {
 	t.Parallel()
 	for _, tc := range []struct{ environ, variable, says string }{
-		{"BATON_LEASE=10s", "BATON_SEND_TIMEOUT", "the lease is shorter than a send may take: at most 7.5s"},
+		{"BATON_LEASE=10s BATON_SEND_TIMEOUT=8s", "BATON_SEND_TIMEOUT", "the lease is shorter than a send may take: at most 7.5s"},
 		{"BATON_LEASE=3s BATON_SEND_TIMEOUT=2s", "", ""},
+		{"BATON_LEASE=3s", "", ""}, // the default follows
 		{"BATON_CLAIM_EVENTS=100", "BATON_CLAIM_EVENTS", "at least BATON_CLAIM_RECORDS 500"},
 		{"BATON_IN_FLIGHT_EVENTS=9999", "BATON_IN_FLIGHT_EVENTS", "at least BATON_CLAIM_EVENTS 10000"},
 		{"BATON_CLAIM_BYTES=32MiB", "BATON_IN_FLIGHT_BYTES", "at least BATON_CLAIM_BYTES 32MiB"},

@@ -65,6 +65,12 @@ type phase struct {
 // Run runs the demo to its verdict. The error is ErrBroken when the promise did not hold, and another
 // one when the demo could not be run.
 func Run(ctx context.Context, opts Options) (err error) {
+	if opts.Events < 100 || opts.Events > 1_000_000 {
+		return fmt.Errorf("demo: --events is %d: it must be 100 to 1000000", opts.Events)
+	}
+	if opts.Kafka != "" && opts.Kafka != "real" && opts.Kafka != "sim" {
+		return fmt.Errorf("demo: KAFKA is %q: it must be real or sim", opts.Kafka)
+	}
 	d := &demo{opts: opts, print: newPrinter(opts.Out), journal: trial.NewJournal()}
 	if d.dir, err = os.MkdirTemp("", "baton-demo-"); err != nil {
 		return fmt.Errorf("demo: make folder: %w", err)

@@ -44,7 +44,8 @@ func Listen(address string, checks []Check, metrics ...prometheus.Collector) (*O
 	}
 	listener, err := net.Listen("tcp", address)
 	if err != nil {
-		return nil, fmt.Errorf("telemetry: listen on BATON_OPS_LISTEN: %w", err)
+		return nil, fmt.Errorf("telemetry: listen on BATON_OPS_LISTEN: %w: a second relay on one machine wants another address, "+
+			"127.0.0.1:0 for a free port, or off", err)
 	}
 	o := &Ops{checks: checks, listener: listener}
 	mux := http.NewServeMux()

@@ -62,6 +62,27 @@ begin
 end $$;
 -- +goose StatementEnd
 
+-- Lets all parked records go on whose next event is of a record type. Returns how many they were.
+-- +goose StatementBegin
+create function baton.unpark_all(of_record_type text, reason text) returns bigint
+  language plpgsql security definer
+  set search_path = pg_catalog, pg_temp as $$
+declare n bigint;
+begin
+  update baton.record r
+     set ready_at = clock_timestamp(), locked_until = '-infinity', token = null, locked_by = null,
+         attempts = 0, claims = 0, empties = 0, last_error = null
+   where r.ready_at = 'infinity'
+     and exists (select from baton.event e
+                  where e.record = r.id and e.position >= r.next_position and e.record_type = of_record_type);
+  get diagnostics n = row_count;
+  if n > 0 then
+    perform baton.write_audit(format('unpark all: %s records', n), of_record_type, null, null, reason);
+  end if;
+  return n;
+end $$;
+-- +goose StatementEnd
+
 -- Gives up the record's head event, on purpose: it is never published, and the record's next event
 -- says so in the header baton_gap. Returns its position, or null when no event waits.
 -- +goose StatementBegin
