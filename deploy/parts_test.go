@@ -9,11 +9,27 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/batonrelay/baton/internal/config"
 )
 
 // relayVariables are the variables that compose may set for `baton`. A misspelt one would do nothing, silently.
 var relayVariables = []string{
 	"BATON_ALLOW", "BATON_INSTANCE", "BATON_KAFKA_BROKERS", "BATON_OPS_LISTEN", "DATABASE_URL_FILE",
+}
+
+// Feared: a variable of the relay is renamed, and compose goes on setting the old one.
+func TestRelayVariablesAreTheConfigurations(t *testing.T) {
+	t.Parallel()
+	known := map[string]bool{"DATABASE_URL": true, "DATABASE_URL_FILE": true} // un-prefixed, as everywhere
+	for _, f := range (config.Config{}).Fields() {
+		known[f.Name] = true
+	}
+	for _, v := range relayVariables {
+		if !known[v] {
+			t.Errorf("baton does not read %s", v)
+		}
+	}
 }
 
 // shopVariables are those of cmd/shop-order-api.

@@ -10,6 +10,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/lease"
 )
 
@@ -28,7 +29,7 @@ func TestAckUnderAHeldGateKeepsTheRow(t *testing.T) {
 	}
 	commit(t, writer)
 	var r lease.Record
-	eventually(t, "the writer's event claimed", func() bool {
+	clustertest.Eventually(t, "the writer's event claimed", func() bool {
 		c := d.claim()
 		if len(c.Records) == 0 {
 			return false
@@ -75,7 +76,7 @@ func TestAckSeesTheEventThatCommitsBeforeItHasTheGate(t *testing.T) {
 			[]int64{c.Records[0].ID}, []int64{c.Records[0].Last}, []int64{c.Token})
 		done <- err
 	}()
-	eventually(t, "the ack has looked and waits", func() bool {
+	clustertest.Eventually(t, "the ack has looked and waits", func() bool {
 		return one[bool](d, "select exists (select from pg_locks where pid = $1 and not granted)", acking.PgConn().PID())
 	})
 	commit(t, writer)
@@ -98,7 +99,7 @@ func TestAckRefusesOtherIsolationLevels(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, err = tx.Exec(t.Context(), "select baton.ack('{1}', '{1}', '{1}')")
-		if got, want := code(err), "25000"; got != want {
+		if got, want := clustertest.SQLState(err), "25000"; got != want {
 			t.Errorf("ack under %s: error = %v, want code %s", level, err, want)
 		}
 	}

@@ -15,8 +15,6 @@ import (
 	"github.com/batonrelay/baton/migrations"
 )
 
-const waitMax = 10 * time.Second
-
 // all is a claim without bounds that matter here.
 var all = lease.Limits{Records: 100, Events: 1000, Bytes: 1 << 20}
 
@@ -153,23 +151,4 @@ func wantLost(t *testing.T, err error, want lease.Held) {
 	if !errors.As(err, &lost) || len(lost.Held) != 1 || lost.Held[0] != want {
 		t.Errorf("error = %v, want a LostError of %v", err, want)
 	}
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitMax); !condition(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, waitMax)
-		}
-	}
-}
-
-func code(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code
-	}
-	return ""
 }

@@ -7,6 +7,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/lease"
 )
 
@@ -136,7 +137,7 @@ func TestEveryVerbWantsAReasonAndChangesNothingWithoutOne(t *testing.T) {
 	for _, verb := range []string{"park", "unpark", "skip"} {
 		for _, reason := range []string{"null", "''", "'   '"} {
 			_, err := d.admin.Exec(t.Context(), "select baton."+verb+"('t', 'a', "+reason+")")
-			if got, want := code(err), "22023"; got != want {
+			if got, want := clustertest.SQLState(err), "22023"; got != want {
 				t.Errorf("%s because %s: error = %v, want code %s", verb, reason, err, want)
 			}
 		}

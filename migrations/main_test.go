@@ -3,14 +3,12 @@ package migrations_test
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/migrations"
@@ -79,14 +77,6 @@ func role(t *testing.T, conn *pgx.Conn, databaseURL, prefix string) (name, roleU
 	}
 	u.User = url.User(name)
 	return name, u.String()
-}
-
-func code(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code
-	}
-	return ""
 }
 
 // wantError wants every one of the texts in the error.

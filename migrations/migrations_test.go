@@ -278,7 +278,7 @@ drop function baton.first_unwritten, baton.write_audit, baton.park, baton.unpark
 	exec(t, holder, "begin; lock table baton.event in access exclusive mode")
 	start := time.Now()
 	err := migrations.Up(t.Context(), url, migrations.Options{})
-	if got, want := code(err), "55P03"; got != want {
+	if got, want := clustertest.SQLState(err), "55P03"; got != want {
 		t.Errorf("Up behind a lock: error = %v, want code %s", err, want)
 	}
 	if waited := time.Since(start); waited < 2*time.Second || waited > 20*time.Second {
@@ -352,10 +352,10 @@ func TestGrantsAreForRealRoles(t *testing.T) {
 	if !one[bool](t, conn, "select has_schema_privilege($1, 'baton', 'usage')", name) {
 		t.Error("the role may not use the schema")
 	}
-	if err := migrations.Grant(t.Context(), url, "", "nobody_of_that_name", ""); code(err) != "42704" {
+	if err := migrations.Grant(t.Context(), url, "", "nobody_of_that_name", ""); clustertest.SQLState(err) != "42704" {
 		t.Errorf("Grant to a role that is not there: error = %v, want code 42704", err)
 	}
-	if err := migrations.Grant(t.Context(), url, "elsewhere", name, ""); code(err) != "3F000" {
+	if err := migrations.Grant(t.Context(), url, "elsewhere", name, ""); clustertest.SQLState(err) != "3F000" {
 		t.Errorf("Grant on a schema that is not there: error = %v, want code 3F000", err)
 	}
 }

@@ -3,14 +3,12 @@ package outbox_test
 import (
 	"context"
 	"crypto/rand"
-	"errors"
 	"net/url"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/batonrelay/baton/internal/cluster/clustertest"
@@ -171,30 +169,10 @@ func execTx(t *testing.T, tx pgx.Tx, sql string, args ...any) {
 // waiting waits until a session waits for a lock of that type.
 func (d *database) waiting(conn *pgx.Conn, lockType string) {
 	d.t.Helper()
-	eventually(d.t, "a session that waits for a lock of type "+lockType, func() bool {
+	clustertest.Eventually(d.t, "a session that waits for a lock of type "+lockType, func() bool {
 		return one[bool](d, "select exists (select from pg_locks where pid = $1 and not granted and locktype = $2)",
 			conn.PgConn().PID(), lockType)
 	})
-}
-
-func eventually(t *testing.T, what string, condition func() bool) {
-	t.Helper()
-	tick := time.NewTicker(2 * time.Millisecond)
-	defer tick.Stop()
-	for end := time.Now().Add(waitMax); !condition(); <-tick.C {
-		if time.Now().After(end) {
-			t.Fatalf("%s: not within %v", what, waitMax)
-		}
-	}
-}
-
-// code is an error's SQLSTATE.
-func code(err error) string {
-	var pg *pgconn.PgError
-	if errors.As(err, &pg) {
-		return pg.Code
-	}
-	return ""
 }
 
 func event(key string) outbox.Event {

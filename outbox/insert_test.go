@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 )
 
 // written describes what the outbox holds: payload as text or hex, or NULL.
@@ -80,7 +82,7 @@ insert into baton.outbox (id, aggregatetype, aggregateid, type) values (gen_rand
 		withID + `on conflict (id) do nothing`:                               "42P10",
 	} {
 		_, err := d.admin.Exec(t.Context(), sql)
-		if got := code(err); got != want {
+		if got := clustertest.SQLState(err); got != want {
 			t.Errorf("%s: error = %v, want code %s", sql, err, want)
 		}
 	}
@@ -94,7 +96,7 @@ func TestUpdateOfAnEventIsRefused(t *testing.T) {
 	d := newDatabase(t)
 	d.exec("select baton.add('t', 'k', 'T', 'x')")
 	_, err := d.admin.Exec(t.Context(), "update baton.outbox set type = 'X'")
-	if got, want := code(err), "55000"; got != want {
+	if got, want := clustertest.SQLState(err), "55000"; got != want {
 		t.Errorf("UPDATE: error = %v, want code %s", err, want)
 	}
 	if diff := cmp.Diff(d.written(), []string{"t/k T x NULL"}); diff != "" {

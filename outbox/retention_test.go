@@ -7,6 +7,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
 
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/lease"
 	"github.com/batonrelay/baton/outbox"
 )
@@ -119,7 +120,7 @@ func TestRetentionRefusesOtherIsolationLevels(t *testing.T) {
 	for _, level := range isolationLevels[1:] {
 		tx := begin(t, connect(t, d.url), level)
 		_, err := tx.Exec(t.Context(), "select baton.retain('0', 0, 1)")
-		if got, want := code(err), "25000"; got != want {
+		if got, want := clustertest.SQLState(err), "25000"; got != want {
 			t.Errorf("retain under %s: error = %v, want code %s", level, err, want)
 		}
 	}
@@ -175,7 +176,7 @@ func TestMaintainRetains(t *testing.T) {
 	publish(t, p)
 	d.add("c")
 	maintain(t, p)
-	eventually(t, "published events deleted", func() bool { return d.events() == 1 })
+	clustertest.Eventually(t, "published events deleted", func() bool { return d.events() == 1 })
 	if diff := cmp.Diff(d.keys(), []string{"c"}); diff != "" {
 		t.Errorf("events left (-got +want):\n%s", diff)
 	}

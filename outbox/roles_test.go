@@ -7,6 +7,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/outbox"
 )
 
@@ -22,7 +23,7 @@ func try(t *testing.T, conn *pgx.Conn, want string, statements ...string) {
 			rows.Close()
 			err = rows.Err()
 		}
-		if got := code(err); got != want {
+		if got := clustertest.SQLState(err); got != want {
 			t.Errorf("%s: error = %v, want code %q", sql, err, want)
 		}
 		rollback(t, tx)

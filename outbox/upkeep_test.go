@@ -12,6 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/batonrelay/baton/internal/cluster/clustertest"
 	"github.com/batonrelay/baton/lease"
 	"github.com/batonrelay/baton/outbox"
 )
@@ -49,12 +50,12 @@ select coalesce(array_agg(concat_ws(' ', name, version, pooler) order by name), 
 	}
 	p := newPostgres(t, newPool(t, d.role("relay")), outbox.PostgresConfig{Name: "one", Version: "v1", Pooler: "none"})
 	stop := maintain(t, p)
-	eventually(t, "the instance listed", func() bool { return len(names()) == 2 })
+	clustertest.Eventually(t, "the instance listed", func() bool { return len(names()) == 2 })
 	if diff := cmp.Diff(names(), []string{"gone v0 none", "one v1 none"}); diff != "" {
 		t.Errorf("instances (-got +want):\n%s", diff)
 	}
 	first := one[time.Time](d, "select seen_at from baton.instance where name = 'one'")
-	eventually(t, "a second heartbeat", func() bool {
+	clustertest.Eventually(t, "a second heartbeat", func() bool {
 		return one[time.Time](d, "select seen_at from baton.instance where name = 'one'").After(first)
 	})
 	stop()
@@ -99,7 +100,7 @@ func TestStuckSessionsOfRelaysAreEnded(t *testing.T) {
 		t.Errorf("EndStuck of transactions older than an hour = %d, %v, want none", ended, err)
 	}
 	maintain(t, newPostgres(t, pool, outbox.PostgresConfig{Name: "one"}))
-	eventually(t, "the stuck session ended", func() bool { return !alive(stuck) })
+	clustertest.Eventually(t, "the stuck session ended", func() bool { return !alive(stuck) })
 	const ageSQL = `
 select extract(epoch from clock_timestamp() - min(xact_start))::float8 from pg_stat_activity where pid = $1`
 	if age := one[float64](d, ageSQL, others[0]); age < 2 {
@@ -162,11 +163,11 @@ func TestClaimWhoseAnswerWasLostIsReleased(t *testing.T) {
 		t.Fatal("Lock without an answer returned no error")
 	}
 	leased := func() bool { return one[bool](d, "select locked_until > clock_timestamp() from baton.record") }
-	eventually(t, "the server took the lease", leased)
+	clustertest.Eventually(t, "the server took the lease", leased)
 
 	deaf.Store(false)
 	maintain(t, p)
-	eventually(t, "the lease released, long before its end", func() bool { return !leased() })
+	clustertest.Eventually(t, "the lease released, long before its end", func() bool { return !leased() })
 	c, err := d.repo(outbox.PostgresConfig{}).Lock(t.Context(), all)
 	if err != nil {
 		t.Fatal(err)
@@ -185,7 +186,7 @@ func TestLockWhoseReadFailsGivesItsLeasesBack(t *testing.T) {
 	pool := newPool(t, relay)
 	d.exec("revoke select on baton.gap from " + pool.Config().ConnConfig.User) // of which only the read knows
 	p := newPostgres(t, pool, outbox.PostgresConfig{Lease: time.Hour})
-	if _, err := p.Lock(t.Context(), all); code(err) != denied {
+	if _, err := p.Lock(t.Context(), all); clustertest.SQLState(err) != denied {
 		t.Errorf("Lock error = %v, want code %s", err, denied)
 	}
 	const backSQL = `
