@@ -326,7 +326,7 @@ func (d *demo) watch(ctx context.Context) {
 	for {
 		delivered, err := d.kafka.Messages()
 		if err == nil {
-			d.print.progress(delivered, max(delivered, d.written()), "%s  %d rolled back  %d version conflicts",
+			d.print.progress(delivered, max(delivered, int64(d.opts.Events)), "%s  %d rolled back  %d version conflicts",
 				d.kafkaName(), d.journal.RolledBack(), d.customers.refused.Load())
 		}
 		select {

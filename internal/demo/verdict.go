@@ -37,7 +37,11 @@ func (d *demo) judge(ctx context.Context) error {
 		{"order breaks", v.Order + v.Moved, ""},
 		{"duplicates", v.Duplicates, "copies that a consumer drops by their position"},
 	} {
-		d.print.text("  %-17s %7d   %s", n.name, n.value, d.print.paint(dim, n.what))
+		line := fmt.Sprintf("  %-17s %7d", n.name, n.value)
+		if n.what != "" {
+			line += "   " + d.print.paint(dim, n.what)
+		}
+		d.print.text("%s", line)
 	}
 	took := fmt.Sprintf("until others had the killed relay's records, lease %d s", leaseSeconds)
 	d.print.text("  %-17s %6.1fs   %s", "takeover", d.takeover.Seconds(), d.print.paint(dim, took))
